@@ -1,0 +1,19 @@
+"""What a model reads in one go: tensors with their shapes, and the documents they came from."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens with what should follow each of them."""
+
+    tokens: Tensor
+    """(batch, time) int64: what the model reads."""
+    targets: Tensor
+    """(batch, time) int64: what should come next at each position."""
+    weights: Tensor | None = None
+    """(batch, time) float32: how much each target counts; None: all count 1."""
+    documents: tuple[tuple[int, ...], ...] = ()
+    """For each row, the numbers (rows in the dataset's table) of the documents in it."""
