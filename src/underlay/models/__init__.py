@@ -5,6 +5,6 @@ safetensors (`storage`). `Batch` is what a model learns from.
 """
 
 from underlay.models.batch import Batch
-from underlay.models.llama import Llama, LlamaConfig
+from underlay.models.llama import Llama, LlamaConfig, LlamaShape
 
-__all__ = ["Batch", "Llama", "LlamaConfig"]
+__all__ = ["Batch", "Llama", "LlamaConfig", "LlamaShape"]

@@ -11,15 +11,11 @@ from underlay.config import Config
 from underlay.models.parts import Block, LayerCache, Linear, RMSNorm, rotations
 
 
-class LlamaConfig(Config):
-    """The shape of a Llama-type decoder."""
+class LlamaShape(Config):
+    """The shape of a Llama-type decoder, as people choose it."""
 
     family: Literal["llama"] = "llama"
     """The model family."""
-    vocabulary: int = Field(gt=0)
-    """Number of token ids."""
-    context: int = Field(default=512, gt=0)
-    """Longest sequence the model was trained to read, in tokens."""
     width: int = Field(default=256, gt=0)
     """Channels of the residual stream."""
     depth: int = Field(default=6, gt=0)
@@ -44,6 +40,15 @@ class LlamaConfig(Config):
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
         return self
+
+
+class LlamaConfig(LlamaShape):
+    """A Llama-type decoder in full: its shape, and what the data fixes."""
+
+    vocabulary: int = Field(gt=0)
+    """Number of token ids."""
+    context: int = Field(default=512, gt=0)
+    """Longest sequence the model was trained to read, in tokens."""
 
     def build(self) -> "Llama":
         """Make the module, with freshly drawn weights (torch's default generator)."""

@@ -1,0 +1,51 @@
+"""What several verbs share: options, the library, the console."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from underlay.library import Library, default_root
+
+LibraryOption = Annotated[
+    Path | None,
+    typer.Option("--library", metavar="FOLDER", help="Where artifacts are kept; $UNDERLAY_LIBRARY, else ./library."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model in the library, such as model:quickstart.")
+]
+
+
+def console() -> Console:
+    """The terminal; a width that does not depend on it where the output is not one."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def open_library(folder: Path | None) -> Library:
+    """The library the user means."""
+    return Library(folder or default_root())
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, to be parsed as it stands."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def amount(number: float, unit: str) -> str:
+    """A figure with a decimal prefix: 31487566 B -> 31.5 MB."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(number) < 1000 or prefix == "T":
+            return f"{number:.0f} {unit}" if not prefix else f"{number:.1f} {prefix}{unit}"
+        number /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 4 min 12 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,45 @@
+"""`underlay serve`: a model behind an OpenAI-compatible server, and a page to type into."""
+
+from typing import Annotated
+
+import typer
+
+from underlay.cli.common import LibraryOption, ModelArgument, console, open_library
+from underlay.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(serve)
+
+
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than loopback need an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    api_key: Annotated[str | None, typer.Option(envvar="UNDERLAY_API_KEY", help="Ask clients for this key.")] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 8,
+    library: LibraryOption = None,
+) -> None:
+    """Serve a model: /v1/models, /v1/completions, /v1/chat/completions, and a page at /."""
+    from underlay.generate import Engine
+    from underlay.models.storage import load_model
+    from underlay.serve import create_app
+    from underlay.serve import serve as listen
+    from underlay.text import Tokenizer
+    from underlay.trace.tracer import Tracer
+
+    shelf = open_library(library)
+    artifact = shelf.find(model, "model")
+    out = console()
+    try:
+        tracer = Tracer.of_model(shelf, artifact)
+    except UserError as error:
+        out.print(f"No tracing: {error}", style="yellow", markup=False)
+        tracer = None
+    engine = Engine(load_model(artifact.folder), Tokenizer.load(artifact.folder), slots=slots)
+    trace = (lambda text: tracer.trace(text).to_dict()) if tracer else None
+    name = f"{artifact.manifest.kind}:{artifact.manifest.name}"
+    listen(create_app(engine, name, trace=trace, api_key=api_key), host, port)

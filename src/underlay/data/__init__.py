@@ -1,0 +1,28 @@
+"""From sources to training data: gather documents, curate them, pack them into token shards.
+
+`gather` reads sources into a corpus, `curate` removes and mends documents and keeps a ledger of why, `pack` turns a
+corpus into a memory-mapped `Dataset` that knows which document every token came from.
+"""
+
+from underlay.data.corpus import Corpus
+from underlay.data.curate import CurateConfig, curate
+from underlay.data.dataset import Dataset, Split
+from underlay.data.document import Document
+from underlay.data.gather import GatherConfig, fingerprint, gather
+from underlay.data.pack import PackConfig, pack
+from underlay.data.rows import Rows
+
+__all__ = [
+    "Corpus",
+    "CurateConfig",
+    "Dataset",
+    "Document",
+    "GatherConfig",
+    "PackConfig",
+    "Rows",
+    "Split",
+    "curate",
+    "fingerprint",
+    "gather",
+    "pack",
+]

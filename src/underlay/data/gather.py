@@ -1,0 +1,126 @@
+"""Gather: read sources of any kind into a corpus of documents, each with its place in its source and its licence.
+
+A broken file or record never stops the run: it goes to the ledger with its place and the reason. Sources are folders
+and files of text, code, HTML, JSONL and Parquet, and `python-stdlib`, the running interpreter's own standard library.
+"""
+
+import fnmatch
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from underlay.config import Config
+from underlay.data.corpus import Corpus, Entry
+from underlay.data.document import Document
+from underlay.data.readers import BadRecord, language_of, read_file
+from underlay.errors import UserError
+from underlay.progress import Progress, silent
+
+STDLIB = "python-stdlib"
+_SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "dist-packages", "venv"}
+
+
+class GatherConfig(Config):
+    """Where documents come from."""
+
+    source: tuple[str, ...] = Field(default=(STDLIB,), min_length=1)
+    """Files, folders, or `python-stdlib`."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of paths, relative to their source, to leave out (`test/*`, `*.min.js`)."""
+    piece_bytes: int = Field(default=1 << 18, ge=1 << 10)
+    """Longer text files are cut into documents of about this size, at empty lines."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    label: str
+    """How documents name it: what the user wrote."""
+    root: Path
+    files: tuple[Path, ...]
+    licence: str | None
+    """Licence of all its files, where the source itself states one."""
+
+    def name(self, path: Path) -> str:
+        return self.label if path == self.root else f"{self.label.rstrip('/')}/{path.relative_to(self.root).as_posix()}"
+
+
+def fingerprint(config: GatherConfig) -> str:
+    """SHA-256 over the names and bytes of all files that `gather` would read; the same content gives the same corpus.
+
+    Raises UserError as `gather` does.
+    """
+    total = hashlib.sha256()
+    for source in _find(config):
+        for path in source.files:
+            total.update(source.name(path).encode(errors="surrogateescape") + b"\0")
+            try:
+                with path.open("rb") as file:
+                    total.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError:
+                total.update(b"unreadable")  # the ledger will say so
+    return total.hexdigest()
+
+
+def gather(config: GatherConfig, folder: Path, progress: Progress = silent) -> Corpus:
+    """Read every source into a new corpus in `folder`.
+
+    Raises UserError where a source is missing or empty, or nothing in it could be read.
+    """
+    documents: list[Document] = []
+    ledger: list[Entry] = []
+    sources = _find(config)
+    total = sum(len(source.files) for source in sources)
+    done = characters = 0
+    for source in sources:
+        for path in source.files:
+            for item in read_file(path, source.name(path), source.root, source.licence, config.piece_bytes):
+                if isinstance(item, BadRecord):
+                    ledger.append(_failed(item))
+                else:
+                    documents.append(item)
+                    characters += len(item.text)
+            done += 1
+            if done % 50 == 0 or done == total:
+                progress(done, total, read=f"{characters / 1e6:.1f} MB")
+    if not documents:
+        first = ledger[0]
+        raise UserError(f"{first.source}: {first.detail}; none of {total} files could be read as text")
+    return Corpus.write(folder, documents, ledger)
+
+
+def _failed(item: BadRecord) -> Entry:
+    return Entry("", item.source, item.line, item.bytes, "gather", "drop", item.reason, item.detail)
+
+
+def _find(config: GatherConfig) -> list[_Source]:
+    sources = []
+    for label in config.source:
+        if label == STDLIB:
+            root, licence = Path(sysconfig.get_paths()["stdlib"]), "PSF-2.0"
+            paths = [path for path in _walk(root) if path.suffix == ".py"]
+        else:
+            root, licence = Path(label).expanduser(), None
+            if not root.exists():
+                raise UserError(f"source {label}: no such file or folder")
+            paths = [root] if root.is_file() else [path for path in _walk(root) if language_of(path)]
+        kept = tuple(sorted(path for path in paths if not _excluded(path, root, config.exclude)))
+        if not kept:
+            raise UserError(f"source {label}: no readable files in it (text, code, HTML, JSONL, Parquet)")
+        sources.append(_Source(label, root, kept, licence))
+    return sources
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith("."))
+        yield from (Path(folder, name) for name in files if not name.startswith("."))
+
+
+def _excluded(path: Path, root: Path, patterns: Sequence[str]) -> bool:
+    name = path.relative_to(root).as_posix()
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)

@@ -1,0 +1,265 @@
+"""The report's figures: matplotlib drawings as SVG that belongs to the page around it.
+
+The figures are drawn in stand-in colours that are exchanged for the page's CSS variables, and their text stays text in
+the page's own font: one drawing serves light, dark and paper. Every figure is drawn at the width it is shown at, once
+for a desk and once for a phone, so that its letters are as large as the page's. The same data give the same bytes.
+"""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+WIDTHS = {"wide": 8.0, "narrow": 3.6}
+"""Inches (of 96 CSS pixels) that a figure is drawn for."""
+_INK, _MUTED, _LINE, _MODEL, _OTHER = "#010101", "#010102", "#010103", "#010104", "#010105"
+_VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _MODEL: "model", _OTHER: "other"}
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "ytick.major.pad": 5,
+    "text.color": _INK,
+    "text.parse_math": False,  # a file called $x$.py is no formula
+}
+_POINTS = 360
+"""A curve is thinned to at most twice as many points: the page stays small, the eye sees no difference."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One held-out file in the scatter plot."""
+
+    name: str
+    bytes: int
+    model: float
+    """Bits per byte."""
+    xz: float
+    """Bits per byte."""
+
+
+def loss_curve(name: str, steps: Sequence[dict[str, float]], tie: tuple[str, float] | None = None) -> dict[str, str]:
+    """Loss over tokens, each step and smoothed; below it the learning rate and the gradient norm.
+
+    name: unique among the page's figures; tie: label and height of a line to compare with. Returns SVG a width.
+    """
+
+    def draw(figure: Figure, width: float) -> None:
+        left, right = 0.36 / width, 1 - 0.42 / width
+        grid = figure.add_gridspec(3, 1, height_ratios=[6, 1, 1], hspace=0.42, left=left, right=right)
+        grid.update(top=1 - 0.26 / figure.get_figheight(), bottom=0.4 / figure.get_figheight())
+        top, rate, norm = (figure.add_subplot(grid[row]) for row in range(3))
+        _loss(top, steps, tie)
+        _strip(rate, steps, "rate", "learning rate, share of its peak")
+        _strip(norm, steps, "norm", "gradient norm")
+        furthest = max((step["tokens"] for step in steps), default=1.0)
+        for axes in (top, rate, norm):
+            axes.set_xlim(0, furthest * 1.005)
+            axes.xaxis.set_major_locator(MaxNLocator(8 if width > 5 else 4))
+            axes.grid(visible=False, axis="x")
+            axes.tick_params(labelbottom=axes is norm)
+        norm.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        norm.set_xlabel("tokens read")
+
+    return _draw(name, draw, {"wide": 4.6, "narrow": 4.2})
+
+
+def heldout_scatter(name: str, points: Sequence[Point]) -> dict[str, str]:
+    """Each held-out file: bits per byte of the model over those of xz, with the line where the two are equal."""
+
+    def draw(figure: Figure, width: float) -> None:
+        height = figure.get_figheight()
+        axes = figure.add_axes((0.36 / width, 0.46 / height, 1 - 0.5 / width, 1 - 0.78 / height))
+        low_x, high_x = _range([point.xz for point in points])
+        low_y, high_y = _range([point.model for point in points])
+        # The diagonal belongs in the picture, else nobody sees which side the points are on.
+        high_y, low_y = max(high_y, min(high_x, low_x + (high_x - low_x) * 0.4)), min(low_y, low_x)
+        axes.set(xlim=(low_x, high_x), ylim=(low_y, high_y))
+        ends = [min(low_x, low_y), max(high_x, high_y)]
+        axes.fill_between(ends, ends, [ends[0]] * 2, color=_MODEL, alpha=0.06, linewidth=0)
+        axes.plot(ends, ends, color=_OTHER, linewidth=1.2, dashes=(4, 3))
+        largest = max((point.bytes for point in points), default=1)
+        area = [14 + 170 * point.bytes / max(1, largest) for point in points]
+        x, y = [point.xz for point in points], [point.model for point in points]
+        axes.scatter(x, y, s=area, color=_MODEL, alpha=0.5, linewidths=0)
+        axes.scatter(x, y, s=3, color=_MODEL, linewidths=0)
+        _label(axes, points, width)
+        axes.set_title("model, bits per byte", loc="left", x=-0.22 / width, fontsize=9, color=_MUTED)
+        axes.set_xlabel("xz -9e, bits per byte")
+        edge = min(high_x, high_y)
+        axes.annotate(
+            "equal", (edge, edge), (-6, -3), textcoords="offset points", ha="right", va="top", color=_OTHER
+        ) if edge == high_x else axes.annotate(
+            "equal", (edge, edge), (5, -9), textcoords="offset points", ha="left", va="center", color=_OTHER
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6 if width > 5 else 5))
+
+    return _draw(name, draw, {"wide": 4.4, "narrow": 3.6})
+
+
+def compact(value: float) -> str:
+    """A large number in at most three digits: 31500000 is `31.5 M`."""
+    for power, unit in ((12, " T"), (9, " G"), (6, " M"), (3, " k")):
+        if abs(value) >= 10**power * 0.9995:
+            return f"{value / 10**power:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _loss(axes: Axes, steps: Sequence[dict[str, float]], tie: tuple[str, float] | None) -> None:
+    tokens, loss = _column(steps, "loss")
+    axes.set_title("loss, nats per token", loc="left", x=0, fontsize=9, color=_MUTED)
+    axes.set_yscale("log")
+    if tie:
+        axes.axhline(tie[1], color=_OTHER, linewidth=1.2, dashes=(4, 3))
+        axes.annotate(
+            tie[0], (1, tie[1]), (0, 4), axes.get_yaxis_transform(), "offset points", ha="right", color=_OTHER
+        )
+    axes.plot(*_thin(tokens, loss), color=_MODEL, linewidth=0.8, alpha=0.35)
+    smoothed = _smooth(loss)
+    axes.plot(*_thin(tokens, smoothed), color=_MODEL, linewidth=1.8, solid_capstyle="round")
+    if len(loss):
+        axes.plot(tokens[-1:], smoothed[-1:], "o", color=_MODEL, markersize=4, clip_on=False)
+        axes.annotate(
+            f"{smoothed[-1]:.2f}", (tokens[-1], smoothed[-1]), (7, 0), textcoords="offset points", va="center",
+            annotation_clip=False,
+        )  # fmt: skip
+    drawn = [*loss.tolist(), *([tie[1]] if tie else [])] or [1.0]
+    low, high = max(min(drawn), 1e-3) * 0.94, max(max(drawn), 2e-3) * 1.06
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(FixedLocator(_ticks(low, high)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _strip(axes: Axes, steps: Sequence[dict[str, float]], key: str, title: str) -> None:
+    """A low panel below the loss, from zero."""
+    tokens, values = _column(steps, key)
+    axes.set_title(title, loc="left", x=0, fontsize=9, color=_MUTED, pad=4)
+    thin = _thin(tokens, values)
+    axes.fill_between(*thin, color=_MUTED, alpha=0.12, linewidth=0)
+    axes.plot(*thin, color=_MUTED, linewidth=1.1)
+    if len(values) == 1:
+        axes.plot(tokens, values, "o", color=_MUTED, markersize=3.5, clip_on=False)
+    # One early spike of the norm must not flatten all that follows.
+    top = 1.0 if key == "rate" else float(np.percentile(values, 99)) * 1.25 if len(values) else 1.0
+    axes.set_ylim(0, (top if top > 0 else 1.0) * 1.04)
+    axes.yaxis.set_major_locator(FixedLocator([0, 1]) if key == "rate" else MaxNLocator(2, min_n_ticks=2))
+
+
+def _label(axes: Axes, points: Sequence[Point], width: float) -> None:
+    """Name the files that say most: the furthest on either side of the line and the largest; none over another."""
+    if not points:
+        return
+    gain = sorted(points, key=lambda point: point.model - point.xz)
+    largest = max(points, key=lambda point: point.bytes)
+    taken: list[tuple[float, float, float]] = []
+    for point in dict.fromkeys([gain[-1], gain[0], largest]):
+        x, y = axes.transData.transform((point.xz, point.model))
+        right = x > axes.bbox.x0 + axes.bbox.width * 0.6
+        name = point.name if len(point.name) <= 28 else f"…{point.name[-27:]}"
+        reach = 5.6 * len(name) + 10
+        start = x - reach if right else x
+        if any(abs(y - other) < 16 and start < stop and begin < start + reach for begin, stop, other in taken):
+            continue
+        taken.append((start, start + reach, y))
+        away = 5 + 0.5 * math.sqrt(14 + 170 * point.bytes / max(1, largest.bytes))
+        axes.annotate(
+            name, (point.xz, point.model), (-away if right else away, 0), textcoords="offset points",
+            ha="right" if right else "left", va="center", fontsize=9 if width > 5 else 8,
+        )  # fmt: skip
+
+
+def _column(steps: Sequence[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and values of the steps that have a finite value."""
+    rows = [(step["tokens"], step[key]) for step in steps if math.isfinite(step.get(key, math.nan))]
+    table = np.array(rows, dtype=float).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred moving average over a fortieth of the run; the window shrinks towards the ends, so it starts true."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    half = np.minimum(np.minimum(index, index[::-1]), max(1, len(values) // 80))
+    return (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the lowest and the highest point of every stretch: spikes survive."""
+    if len(x) <= 2 * _POINTS:
+        return x, y
+    stretches = np.array_split(np.arange(len(x)), _POINTS)
+    picks = {int(i) for part in stretches for i in (part[y[part].argmin()], part[y[part].argmax()])}
+    kept = sorted(picks | {0, len(x) - 1})
+    return x[kept], y[kept]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between the two, few enough to read on a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 1.5, 2, 3, 4, 6, 8), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        if len(inside := [tick for tick in ticks if low <= tick <= high]) >= 3:
+            return inside
+    return [float(f"{low + (high - low) * share:.3g}") for share in (0.1, 0.5, 0.9)]
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = max((high - low) * 0.08, 0.15)
+    return max(0.0, low - room), high + room
+
+
+def _draw(name: str, draw: Callable[[Figure, float], None], heights: dict[str, float]) -> dict[str, str]:
+    pictures = {}
+    for size, width in WIDTHS.items():
+        with mpl.rc_context({**_SETTINGS, "svg.hashsalt": f"{name}-{size}"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # glyphs that matplotlib's own font lacks: the page has them
+            # A figure's inch is 72 points, the page's 96 pixels: the browser makes the one the other.
+            figure = Figure(figsize=(width, heights[size]))
+            draw(figure, width)
+            file = io.StringIO()
+            nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+            figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        pictures[size] = _inline(file.getvalue(), f"{name}-{size}")
+    return pictures
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """What HTML needs of an SVG file: no prologue, ids of its own, the page's colours and font, fluid width."""
+    svg = svg[svg.index("<svg") :]
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box is not None
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = body.replace("xlink:href=", "href=")
+    body = re.sub(r'\bid="', f'id="{prefix}-', body)
+    body = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", body)
+    body = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 var(--sans)", body)
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)  # hundredths of a point are finer than any screen
+    return f'<svg {box[0]} aria-hidden="true" focusable="false">{body.strip()}'

@@ -1,0 +1,12 @@
+"""The library: every artifact with where it came from, and nothing half-made.
+
+An artifact is a folder `<kind>/<name>/<version>/` with its files and a `manifest.json`. `Library.make` is the one way
+to add one: it reuses what the same order made before, locks against a second process, and publishes by one rename.
+"""
+
+from underlay.library.draft import Draft, Order
+from underlay.library.manifest import Cost, Kind, Manifest
+from underlay.library.reference import Reference
+from underlay.library.store import Artifact, Library, default_root
+
+__all__ = ["Artifact", "Cost", "Draft", "Kind", "Library", "Manifest", "Order", "Reference", "default_root"]

@@ -1,0 +1,57 @@
+"""A recipe: what to make, in order. YAML on disk, typed once read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from underlay.config import Config, override, parse, read_yaml
+from underlay.errors import UserError
+from underlay.recipe.stages import AnyStage, Name
+
+
+class Recipe(Config):
+    """Named stages, each a verb with its inputs and its settings."""
+
+    name: Name
+    """Names the artifacts of stages that name none themselves."""
+    seed: int = 0
+    """Seeds the weights, the order of the data, and sampling."""
+    stages: dict[str, AnyStage] = Field(min_length=1)
+    """What to make, in order; a stage's verb is its own name unless it says otherwise."""
+
+
+def read_recipe(path: Path, assignments: Sequence[str] = (), sources: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply `--set` assignments (`stage.key=value` will do) and replace what is gathered by `sources`.
+
+    Raises UserError, in one line that names the key, for anything that is not a recipe.
+    """
+    values = read_yaml(path)
+    stages = values.get("stages")
+    if not isinstance(stages, dict):
+        raise UserError(f"{path}: key 'stages' is missing or holds no stages")
+    full = [_full(assignment, stages, values) for assignment in assignments]
+    values = _with_verbs(override(values, full))
+    if sources:
+        gathering = [stage for stage in values["stages"].values() if stage.get("verb") == "gather"]
+        if not gathering:
+            raise UserError(f"{path}: --source is given, but no stage gathers")
+        for stage in gathering:
+            stage["source"] = list(sources)
+    return parse(Recipe, values, str(path))
+
+
+def _full(assignment: str, stages: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    first = assignment.partition("=")[0].partition(".")[0].strip()
+    known = first in stages and first not in values
+    return f"stages.{assignment}" if known else assignment
+
+
+def _with_verbs(values: dict[str, Any]) -> dict[str, Any]:
+    stages = values.get("stages")
+    if isinstance(stages, dict):
+        values["stages"] = {
+            name: {"verb": name, **stage} if isinstance(stage, dict) else stage for name, stage in stages.items()
+        }
+    return values

@@ -1,0 +1,201 @@
+"""The report stage: collects what the other stages left, completes three texts, traces them, and draws the page."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from underlay.data import Corpus, Dataset
+from underlay.data.curate import funnel
+from underlay.evaluate.report import ReportData, write_report
+from underlay.generate import Engine, Request, Sampling
+from underlay.library import Artifact, Draft, Library
+from underlay.models.storage import load_model
+from underlay.progress import Progress
+from underlay.recipe.stages import ReportStage
+from underlay.text import Special, Tokenizer
+from underlay.trace.tracer import Tracer
+
+PAGE, COMPLETIONS = "report.html", "completions.json"
+
+
+def make_report(
+    settings: ReportStage,
+    inputs: Mapping[str, Artifact],
+    library: Library,
+    draft: Draft,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Write `report.html` and `completions.json`, and the headline figures into the draft's metrics."""
+    completions = _complete(settings, inputs, library, seed, progress)
+    (draft.folder / COMPLETIONS).write_text(json.dumps(completions, indent=1) + "\n", "utf-8")
+    made = _lineage(inputs, library)
+    seconds = {artifact.manifest.verb: artifact.manifest.cost.wall_seconds for artifact in made}
+    measured = inputs["evaluation"].manifest.metrics
+    draft.metrics |= {
+        key: measured[key]
+        for key in (
+            "heldout_bits_per_byte",
+            "xz_bits_per_byte",
+            "xz_solid_bits_per_byte",
+            "heldout_files",
+            "heldout_bytes",
+            "valid_function_share",
+        )
+    }
+    draft.metrics |= {"seconds": seconds, "page": PAGE}
+    draft.licences = inputs["corpus"].manifest.licences
+    write_report(_collect(inputs, library, made, completions, draft), draft.folder / PAGE)
+
+
+def _complete(
+    settings: ReportStage, inputs: Mapping[str, Artifact], library: Library, seed: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """Three texts, continued by the adapted model and traced to the training data."""
+    model = inputs["model"]
+    tokenizer = Tokenizer.load(model.folder)
+    engine = Engine(load_model(model.folder), tokenizer)
+    tracer = Tracer.of_index(library, inputs["index"])
+    prompts = settings.prompts or _beginnings(library.ancestor(model, "dataset"), tokenizer)
+    requests = [
+        Request(
+            [tokenizer.special(Special.BOS), *tokenizer.encode(prompt)],
+            settings.max_tokens,
+            Sampling(temperature=0.7, top_p=0.95, seed=seed + number),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    answers = engine.generate(requests, progress)
+    return [
+        {
+            "prompt": prompt,
+            "text": prompt + answer.text,
+            "trace": tracer.trace(prompt + answer.text).to_dict(),
+        }
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def _beginnings(dataset: Artifact, tokenizer: Tokenizer, count: int = 3, length: int = 24) -> tuple[str, ...]:
+    """The first tokens of some held-out documents."""
+    heldout = Dataset(dataset.folder, "heldout")
+    starts = [heldout.document(number).start + 1 for number in range(min(count, len(heldout.ids)))]
+    return tuple(tokenizer.decode(heldout.tokens[start : start + length].tolist()) for start in starts)
+
+
+def _lineage(inputs: Mapping[str, Artifact], library: Library) -> list[Artifact]:
+    """Every artifact the report rests on, oldest first."""
+    found = {artifact.manifest.hash: artifact for artifact in inputs.values()}
+    for artifact in inputs.values():
+        found |= {ancestor.manifest.hash: ancestor for ancestor in library.ancestors(artifact)}
+    return sorted(found.values(), key=lambda artifact: artifact.manifest.created)
+
+
+def _collect(
+    inputs: Mapping[str, Artifact],
+    library: Library,
+    made: list[Artifact],
+    completions: list[dict[str, Any]],
+    draft: Draft,
+) -> ReportData:
+    raw, corpus = Corpus(inputs["raw"].folder), Corpus(inputs["corpus"].folder)
+    base, model, evaluation = (inputs[role].manifest for role in ("base", "model", "evaluation"))
+    dataset = library.ancestor(inputs["base"], "dataset").manifest
+    config = json.loads((inputs["base"].folder / "config.json").read_text("utf-8"))
+    measured = json.loads((inputs["evaluation"].folder / "evaluation.json").read_text("utf-8"))
+    gathered = inputs["raw"].manifest
+    name = model.name
+    return ReportData(
+        title=name,
+        created=evaluation.created,
+        machine={**base.environment, "mode": str(base.metrics["mode"])},
+        funnel=funnel(raw, corpus),
+        redactions=_redactions(corpus),
+        licences=corpus_licences(inputs["corpus"]),
+        corpus={"source": ", ".join(gathered.config["source"]), **inputs["corpus"].manifest.metrics},
+        tokens={
+            "vocabulary": config["vocabulary"],
+            "train": dataset.metrics["tokens"]["train"],
+            "heldout": dataset.metrics["tokens"]["heldout"],
+            "bytes_per_token": dataset.metrics["bytes_per_token"],
+        },
+        model={"parameters": base.metrics["parameters"], **config},
+        pretrain=_log(inputs["base"].folder),
+        adapt=_log(inputs["model"].folder),
+        cost={
+            "seconds": sum(artifact.manifest.cost.wall_seconds for artifact in made),
+            "tokens": base.cost.tokens or 0,
+            "flops": base.cost.flops or 0.0,
+            "tokens_per_second": base.metrics["tokens_per_second"],
+            "energy_wh": sum(artifact.manifest.cost.energy_wh or 0.0 for artifact in made),
+            "energy_basis": base.cost.energy_basis,
+        },
+        heldout=[
+            (
+                file["source"],
+                file["bytes"],
+                file["model_bits"] / file["bytes"],
+                file["xz_bits"] / file["bytes"],
+            )
+            for file in measured["files"]
+        ],
+        heldout_bits_per_byte=evaluation.metrics["heldout_bits_per_byte"],
+        xz_bits_per_byte=evaluation.metrics["xz_bits_per_byte"],
+        xz_solid_bits_per_byte=evaluation.metrics["xz_solid_bits_per_byte"],
+        valid_function_share=_share(evaluation.metrics),
+        functions=_functions(measured["functions"]),
+        completions=completions,
+        stages=[(a.manifest.verb, a.manifest.cost.wall_seconds, a.reference) for a in made],
+        lineage=[(a.reference, ", ".join(f"{p.role} {p.reference}" for p in a.manifest.parents)) for a in made],
+        commands=next_commands(name),
+    )
+
+
+def next_commands(name: str) -> list[str]:
+    """What to try with a model of this name."""
+    return [
+        f'underlay generate model:{name} "def fibonacci(n):"',
+        f"underlay chat model:{name}",
+        f'underlay trace model:{name} "some text"',
+        f"underlay serve model:{name}",
+        f"underlay library lineage model:{name}",
+    ]
+
+
+def corpus_licences(corpus: Artifact) -> dict[str, int]:
+    """Bytes under each licence, most first."""
+    return dict(Counter(corpus.manifest.licences).most_common())
+
+
+def _redactions(corpus: Corpus) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for entry in corpus.ledger():
+        if entry.decision == "change":
+            for part in entry.detail.split(", "):
+                kind, _, count = part.rpartition(" x")
+                found[kind] += int(count)
+    return dict(found.most_common())
+
+
+def _log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+def _share(metrics: Mapping[str, Any]) -> dict[str, float] | None:
+    share = metrics["valid_function_share"]
+    return {**share, "count": metrics["functions_sampled"]} if share else None
+
+
+def _functions(samples: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, str | bool]]:
+    return [
+        {
+            "prompt": base["prompt"],
+            "base": base["body"],
+            "adapted": adapted["body"],
+            "base_valid": base["valid"],
+            "adapted_valid": adapted["valid"],
+        }
+        for base, adapted in zip(samples.get("base", []), samples.get("adapted", []), strict=True)
+    ]

@@ -1,0 +1,86 @@
+"""Run a recipe: stage after stage, each made once and reused ever after."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from underlay.errors import UserError
+from underlay.library import Artifact, Draft, Library, Order
+from underlay.recipe.recipe import Recipe
+from underlay.recipe.stages import AnyStage
+from underlay.recipe.verbs import VERBS, Job
+
+
+class Listener(Protocol):
+    """Whoever wants to know how a run goes."""
+
+    def started(self, stage: str, number: int, of: int) -> None:
+        """A stage begins."""
+
+    def moved(self, done: float, total: float | None, **facts: float | str) -> None:
+        """The current stage has come this far."""
+
+    def said(self, line: str) -> None:
+        """The current stage has something to say."""
+
+    def ended(self, stage: str, artifact: Artifact, reused: bool) -> None:
+        """A stage is done."""
+
+
+def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str | None = None) -> dict[str, Artifact]:
+    """Make every stage's artifact, or take it from the library; returns them by stage.
+
+    Raises UserError where a stage asks for inputs that do not exist or do not fit, before anything is made.
+    """
+    _check(recipe, library, until)
+    made: dict[str, Artifact] = {}
+    for number, (stage, settings) in enumerate(recipe.stages.items(), 1):
+        listener.started(stage, number, len(recipe.stages))
+        verb = VERBS[settings.verb]
+        inputs = {
+            role: made.get(getattr(settings, role)) or library.find(getattr(settings, role)) for role in verb.takes
+        }
+        config = settings.model_dump(mode="json", exclude={"verb", "name", *verb.takes}) | verb.outside(settings)
+        order = Order(
+            verb.makes, settings.name or recipe.name, settings.verb, config, inputs, recipe.seed, verb.revision
+        )
+        work = _work(settings, inputs, recipe.seed, library, listener, verb.work)
+        result = library.make(order, work, lambda: listener.said("another process is busy with this stage; waiting"))
+        made[stage] = result.artifact
+        listener.ended(stage, result.artifact, result.reused)
+        if stage == until:
+            break
+    return made
+
+
+def _work(
+    settings: AnyStage,
+    inputs: dict[str, Artifact],
+    seed: int,
+    library: Library,
+    listener: Listener,
+    work: Callable[[Job], None],
+) -> Callable[[Draft], None]:
+    return lambda draft: work(Job(settings, inputs, seed, draft, library, listener.moved, listener.said))
+
+
+def _check(recipe: Recipe, library: Library, until: str | None) -> None:
+    if until and until not in recipe.stages:
+        raise UserError(f"--until {until}: no such stage; there are {', '.join(recipe.stages)}")
+    kinds: dict[str, str] = {}
+    outputs: dict[tuple[str, str], str] = {}
+    for stage, settings in recipe.stages.items():
+        verb = VERBS[settings.verb]
+        for role, kind in verb.takes.items():
+            name = getattr(settings, role)
+            found = kinds.get(name)
+            if found is None and name in recipe.stages:
+                raise UserError(f"stage {stage}: its {role} is {name}, which comes later; move {name} up")
+            if found is None:
+                library.find(name, kind)
+            elif found != kind:
+                raise UserError(f"stage {stage}: its {role} is {name}, which makes a {found}; it needs a {kind}")
+        output = (verb.makes, settings.name or recipe.name)
+        if output in outputs:
+            raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")
+        outputs[output] = stage
+        kinds[stage] = verb.makes

@@ -1,0 +1,153 @@
+"""What can be set in each stage of a recipe. Inputs are names of other stages, or references into the library."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from underlay.adapt.pairs import PairKind
+from underlay.config import Config
+from underlay.data import CurateConfig, GatherConfig, PackConfig
+from underlay.models import LlamaShape
+from underlay.train import TrainConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class GatherStage(GatherConfig):
+    """Read sources into a corpus."""
+
+    verb: Literal["gather"] = "gather"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+
+
+class CurateStage(CurateConfig):
+    """Clean a corpus."""
+
+    verb: Literal["curate"] = "curate"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    corpus: str
+    """The corpus to clean."""
+
+
+class TokenizerStage(Config):
+    """Learn a tokenizer from a corpus."""
+
+    verb: Literal["tokenizer"] = "tokenizer"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    corpus: str
+    """The corpus to learn from."""
+    vocabulary: int = Field(default=4096, gt=0)
+    """Number of token ids."""
+
+
+class PackStage(PackConfig):
+    """Encode a corpus into a dataset."""
+
+    verb: Literal["pack"] = "pack"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    corpus: str
+    """The corpus to encode."""
+    tokenizer: str
+    """What to encode it with."""
+
+
+class PretrainStage(Config):
+    """Grow a base model on a dataset."""
+
+    verb: Literal["pretrain"] = "pretrain"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    dataset: str
+    """What to learn from."""
+    model: LlamaShape = LlamaShape()
+    """The model's shape."""
+    train: TrainConfig
+    """How it is trained."""
+
+
+class AdaptStage(Config):
+    """Fine-tune a model on instructions and answers taken from a corpus."""
+
+    verb: Literal["adapt"] = "adapt"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    model: str
+    """The model to adapt."""
+    corpus: str
+    """Where pairs of instruction and answer are taken from; held-out documents are left out."""
+    pairs: PairKind | Literal["auto"] = "auto"
+    """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
+    train: TrainConfig
+    """How it is trained."""
+
+
+class EvaluateStage(Config):
+    """Measure a base model, and what was adapted from it, on held-out documents."""
+
+    verb: Literal["evaluate"] = "evaluate"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    base: str
+    """The base model."""
+    model: str
+    """The adapted model."""
+    corpus: str
+    """The corpus that the models' dataset was packed from."""
+    max_bytes: int = Field(default=1_000_000, gt=0)
+    """Held-out text to score at most."""
+    functions: int = Field(default=48, ge=0)
+    """Function bodies to sample from each model."""
+    max_tokens: int = Field(default=128, gt=0)
+    """Longest sampled body."""
+
+
+class TraceStage(Config):
+    """Index a dataset, so that texts can be traced to the documents they stand in."""
+
+    verb: Literal["trace"] = "trace"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    dataset: str
+    """The dataset to index."""
+
+
+class ReportStage(Config):
+    """Show it all on one page."""
+
+    verb: Literal["report"] = "report"
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+    raw: str
+    """The corpus as it was gathered."""
+    corpus: str
+    """The corpus as it was curated."""
+    base: str
+    """The base model."""
+    model: str
+    """The adapted model."""
+    evaluation: str
+    """What was measured."""
+    index: str
+    """The trace index."""
+    prompts: tuple[str, ...] = ()
+    """Texts to complete and trace; by default three beginnings of held-out documents."""
+    max_tokens: int = Field(default=96, gt=0)
+    """Longest completion."""
+
+
+AnyStage = Annotated[
+    GatherStage
+    | CurateStage
+    | TokenizerStage
+    | PackStage
+    | PretrainStage
+    | AdaptStage
+    | EvaluateStage
+    | TraceStage
+    | ReportStage,
+    Field(discriminator="verb"),
+]

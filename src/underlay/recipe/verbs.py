@@ -1,0 +1,263 @@
+"""What each verb does: take inputs out of the library, call one package, leave files and figures in the draft."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from underlay.adapt import Conversations, find_pairs, functions_in
+from underlay.config import Config
+from underlay.data import Corpus, Dataset, Rows, curate, fingerprint, gather, pack
+from underlay.errors import UserError
+from underlay.evaluate.compression import compare
+from underlay.evaluate.functions import FunctionSample, sample_functions
+from underlay.generate import Engine
+from underlay.library import Artifact, Draft, Kind, Library
+from underlay.models import LlamaConfig
+from underlay.models.storage import load_model, parameter_count, save_model
+from underlay.plan.flops import training_flops
+from underlay.progress import Progress
+from underlay.recipe import stages
+from underlay.recipe.report import make_report
+from underlay.text import Tokenizer, train_tokenizer
+from underlay.trace.index import build
+from underlay.train import CausalLM, Outcome, TrainConfig, train
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a verb may look at."""
+
+    settings: Any
+    """The stage's own config; a verb knows its type."""
+    inputs: Mapping[str, Artifact]
+    seed: int
+    draft: Draft
+    library: Library
+    progress: Progress
+    log: Callable[[str], None]
+
+    def folder(self, role: str) -> Path:
+        """Where an input's files are."""
+        return self.inputs[role].folder
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A kind of stage."""
+
+    makes: Kind
+    takes: Mapping[str, Kind]
+    """The kinds of its inputs, by the key that names them."""
+    work: Callable[[Job], None]
+    revision: int = 1
+    """Raised when the code makes something else from the same settings."""
+    outside: Callable[[Config], dict[str, str]] = lambda _: {}
+    """What it reads that is not in the library, as hashes that belong to its order."""
+
+
+def _gather(job: Job) -> None:
+    corpus = gather(job.settings, job.draft.folder, job.progress)
+    _describe_corpus(corpus, job.draft)
+
+
+def _curate(job: Job) -> None:
+    corpus = curate(Corpus(job.folder("corpus")), job.settings, job.draft.folder, job.progress)
+    _describe_corpus(corpus, job.draft)
+    dropped = Counter(entry.reason for entry in corpus.ledger() if entry.decision == "drop")
+    job.draft.metrics["dropped"] = dict(dropped)
+
+
+def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
+    licences: Counter[str] = Counter()
+    for document in corpus:
+        licences[document.licence] += len(document.text.encode())
+    draft.licences = dict(licences)
+    draft.metrics |= {"documents": len(corpus), "bytes": licences.total()}
+
+
+def _tokenizer(job: Job) -> None:
+    corpus = Corpus(job.folder("corpus"))
+    seen = 0
+
+    def texts() -> Any:
+        nonlocal seen
+        for document in corpus:
+            seen += 1
+            if seen % 200 == 0:
+                job.progress(seen, len(corpus))
+            yield document.text
+
+    tokenizer = train_tokenizer(texts(), job.settings.vocabulary)
+    tokenizer.save(job.draft.folder)
+    job.draft.metrics["vocabulary"] = tokenizer.size
+
+
+def _pack(job: Job) -> None:
+    tokenizer = Tokenizer.load(job.folder("tokenizer"))
+    dataset = pack(Corpus(job.folder("corpus")), tokenizer, job.settings, job.draft.folder, job.progress)
+    info = dataset.info
+    job.draft.metrics |= {
+        "tokens": info.tokens,
+        "documents": info.documents,
+        "bytes": info.bytes,
+        "bytes_per_token": sum(info.bytes.values()) / max(1, sum(info.tokens.values())),
+    }
+    job.draft.licences = job.inputs["corpus"].manifest.licences
+
+
+def _pretrain(job: Job) -> None:
+    settings: stages.PretrainStage = job.settings
+    dataset = Dataset(job.folder("dataset"))
+    rows = Rows(dataset, settings.train.context, job.seed)
+    tokenizer = _tokenizer_of(job.library, job.inputs["dataset"])
+    torch.manual_seed(job.seed)
+    shape = settings.model.model_dump()
+    config = LlamaConfig(**shape, vocabulary=dataset.info.vocabulary, context=settings.train.context)
+    model = config.build()
+    outcome = train(
+        model, CausalLM(settings.train.dtype()), rows, settings.train, job.draft.scratch, job.progress, job.log
+    )
+    save_model(model, job.draft.folder)
+    tokenizer.save(job.draft.folder)
+    _describe_training(job, outcome, config, settings.train)
+    job.draft.metrics["passes"] = outcome.progression.samples / rows.count
+
+
+def _adapt(job: Job) -> None:
+    settings: stages.AdaptStage = job.settings
+    base = job.inputs["model"]
+    model, tokenizer = load_model(base.folder), Tokenizer.load(base.folder)
+    if settings.train.context > model.config.context:
+        raise UserError(
+            f"adapt.train.context {settings.train.context} is longer than the model's {model.config.context}"
+        )
+    heldout = set(Dataset(job.library.ancestor(base, "dataset").folder, "heldout").ids)
+    kind, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id not in heldout), settings.pairs)
+    source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
+    job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
+    outcome = train(
+        model, CausalLM(settings.train.dtype()), source, settings.train, job.draft.scratch, job.progress, job.log
+    )
+    save_model(model, job.draft.folder)
+    tokenizer.save(job.draft.folder)
+    _describe_training(job, outcome, model.config, settings.train)
+    job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
+
+
+def _describe_training(job: Job, outcome: Outcome, config: LlamaConfig, settings: TrainConfig) -> None:
+    state, draft = outcome.progression, job.draft
+    (draft.folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in state.log), "utf-8")
+    draft.tokens = state.tokens
+    draft.flops = training_flops(config, state.tokens, settings.context)
+    draft.earlier_seconds = outcome.earlier_seconds
+    draft.metrics |= {
+        "parameters": parameter_count(load_model(draft.folder)),
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+        "loss": sum(row["loss"] for row in state.log[-20:]) / len(state.log[-20:]),
+        "tokens_per_second": outcome.tokens_per_second,
+        "mode": outcome.mode,
+    }
+    draft.licences = next(iter(job.inputs.values())).manifest.licences
+
+
+def _evaluate(job: Job) -> None:
+    settings: stages.EvaluateStage = job.settings
+    base, adapted = job.inputs["base"], job.inputs["model"]
+    tokenizer = Tokenizer.load(base.folder)
+    heldout = Dataset(job.library.ancestor(base, "dataset").folder, "heldout")
+    wanted = set(heldout.ids)
+    documents = [document for document in Corpus(job.folder("corpus")) if document.id in wanted]
+    if len(documents) != len(wanted):
+        raise UserError(
+            f"{job.inputs['corpus'].reference} is not the corpus that {base.reference} held documents out of"
+        )
+    base_engine = Engine(load_model(base.folder), tokenizer, slots=16)
+    compression = compare(base_engine, heldout, documents, settings.max_bytes, job.progress)
+    job.log(f"{compression.model_bits_per_byte:.3f} bits per byte, xz {compression.xz_bits_per_byte:.3f}")
+    job.draft.metrics |= {
+        "heldout_bits_per_byte": compression.model_bits_per_byte,
+        "xz_bits_per_byte": compression.xz_bits_per_byte,
+        "xz_solid_bits_per_byte": compression.xz_solid_bits_per_byte,
+        "heldout_files": len(compression.files),
+        "heldout_bytes": compression.bytes,
+        "valid_function_share": None,
+    }
+    pairs = sorted(
+        (pair for document in documents for pair in functions_in(document)), key=lambda p: (p.document, p.line)
+    )
+    fitting = [p for p in pairs if len(tokenizer.encode(p.prompt)) + settings.max_tokens + 8 <= base_engine.context]
+    chosen = fitting[:: max(1, len(fitting) // max(1, settings.functions))][: settings.functions]
+    samples: dict[str, list[FunctionSample]] = {}
+    if chosen:
+        engines = {"base": base_engine, "adapted": Engine(load_model(adapted.folder), tokenizer, slots=16)}
+        for role, engine in engines.items():
+            samples[role] = sample_functions(
+                engine, tokenizer, chosen, role == "adapted", settings.max_tokens, job.seed, job.progress
+            )
+        shares = {role: sum(s.valid for s in found) / len(found) for role, found in samples.items()}
+        job.draft.metrics["valid_function_share"] = shares
+        job.draft.metrics["functions_sampled"] = len(chosen)
+    result = {
+        "files": [asdict(file) for file in compression.files],
+        "functions": {role: [asdict(sample) for sample in found] for role, found in samples.items()},
+    }
+    (job.draft.folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+
+def _trace(job: Job) -> None:
+    dataset = Dataset(job.folder("dataset"))
+    tokenizer = _tokenizer_of(job.library, job.inputs["dataset"])
+    build(
+        dataset.tokens,
+        job.draft.folder,
+        job.progress,
+        separators=tokenizer.special_ids,
+        vocabulary=tokenizer.size,
+    )
+    job.draft.tokens = len(dataset)
+    job.draft.licences = job.inputs["dataset"].manifest.licences
+
+
+def _report(job: Job) -> None:
+    make_report(job.settings, job.inputs, job.library, job.draft, job.seed, job.progress)
+
+
+def _tokenizer_of(library: Library, dataset: Artifact) -> Tokenizer:
+    return Tokenizer.load(library.ancestor(dataset, "tokenizer").folder)
+
+
+def _fingerprint(settings: Config) -> dict[str, str]:
+    assert isinstance(settings, stages.GatherStage)
+    return {"source_sha256": fingerprint(settings)}
+
+
+VERBS: Mapping[str, Verb] = {
+    "gather": Verb("corpus", {}, _gather, outside=_fingerprint),
+    "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
+    "tokenizer": Verb("tokenizer", {"corpus": "corpus"}, _tokenizer),
+    "pack": Verb("dataset", {"corpus": "corpus", "tokenizer": "tokenizer"}, _pack),
+    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain),
+    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt),
+    "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate),
+    "trace": Verb("index", {"dataset": "dataset"}, _trace),
+    "report": Verb(
+        "report",
+        {
+            "raw": "corpus",
+            "corpus": "corpus",
+            "base": "model",
+            "model": "model",
+            "evaluation": "report",
+            "index": "index",
+        },
+        _report,
+    ),
+}

@@ -1,0 +1,10 @@
+"""Training: one loop for every objective.
+
+`objectives` say what a model learns from a batch, `optimizer` and `schedule` how it steps, `loop` does it, `checkpoint`
+lets a killed run go on as if nothing had happened.
+"""
+
+from underlay.train.loop import Outcome, TrainConfig, train
+from underlay.train.objectives import CausalLM, Loss, Objective
+
+__all__ = ["CausalLM", "Loss", "Objective", "Outcome", "TrainConfig", "train"]

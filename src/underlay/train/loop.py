@@ -1,0 +1,241 @@
+"""The one training loop: batches in, a trained model out. It knows no modality and no task.
+
+    for step in run:
+        for micro_batch in batch:  objective(model, micro_batch).sum.backward()
+        gradients /= global count;  clip;  optimizer.step(schedule(step))
+
+A run is a function of its config, its data and its seed. Killed at any step and started again, it goes on from its
+checkpoint and ends with the same weights, bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from underlay.config import Config
+from underlay.errors import UserError
+from underlay.models import Batch
+from underlay.plan.machine import bf16_unit, find_compiler
+from underlay.progress import Progress, silent
+from underlay.train import checkpoint
+from underlay.train.checkpoint import Progression
+from underlay.train.interrupt import Interruptible
+from underlay.train.objectives import Loss, Objective
+from underlay.train.optimizer import Optimizer, OptimizerConfig
+from underlay.train.schedule import ScheduleConfig
+
+_PROBE_STEPS = 24
+"""Steps after which a run limited in time knows its speed; the first third may still be compiling."""
+
+
+class TrainConfig(Config):
+    """How a model is trained, whatever it learns."""
+
+    steps: int | None = Field(default=None, gt=0)
+    """Length of the run in steps."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Length of the run in minutes instead: its number of steps is then set once its speed is known."""
+    context: int = Field(default=256, gt=1)
+    """Tokens in a row."""
+    batch_rows: int = Field(default=64, gt=0)
+    """Rows in a step."""
+    micro_rows: int = Field(default=32, gt=0)
+    """Rows that go through the model at once; less needs less memory and changes nothing else."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How far each step goes."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How the rate changes over the run."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; longer ones are scaled down."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of activations; auto: bf16 where the hardware multiplies it faster. Weights stay in float32."""
+    compile: bool | None = None
+    """Use torch.compile; by default where a C++ compiler is found."""
+    checkpoint_seconds: float = Field(default=30.0, gt=0)
+    """Time between checkpoints."""
+
+    @model_validator(mode="after")
+    def _length(self) -> Self:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("set either steps or minutes")
+        if self.batch_rows % self.micro_rows:
+            raise ValueError(f"batch_rows {self.batch_rows} is no multiple of micro_rows {self.micro_rows}")
+        return self
+
+    def dtype(self) -> torch.dtype:
+        """The dtype of activations that `precision` means on this machine."""
+        fast = self.precision == "bf16" or (self.precision == "auto" and bf16_unit() != "none")
+        return torch.bfloat16 if fast else torch.float32
+
+    def compiles(self) -> bool:
+        """Whether the run uses torch.compile here."""
+        return find_compiler() is not None if self.compile is None else self.compile
+
+
+class Source(Protocol):
+    """Where batches come from: any sample of the run, at any time, by its number."""
+
+    def batch(self, first: int, count: int) -> Batch:
+        """The samples first, first + 1, ..., count of them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    progression: Progression
+    tokens_per_second: float
+    mode: str
+    """How it ran, such as `compiled, bf16 (AMX)`."""
+    earlier_seconds: float
+    """What interrupted attempts had spent on the steps this one did not repeat."""
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    source: Source,
+    config: TrainConfig,
+    scratch: Path,
+    progress: Progress = silent,
+    log: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Train `model` in place; checkpoints live in `scratch`.
+
+    Raises UserError where a batch has nothing to learn from or the run diverges, KeyboardInterrupt after a checkpoint
+    when the run is asked to stop.
+    """
+    optimizer = Optimizer(model, config.optimizer)
+    state = checkpoint.load(scratch, model, optimizer)
+    if state.steps is None:
+        state.steps = config.steps
+    mode = _mode(config)
+    log(mode)
+    if state.step:
+        log(f"resumed at step {state.step:,}")
+    loss_of = torch.compile(objective, dynamic=False) if config.compiles() else objective
+    earlier = state.seconds
+    clock = _Clock(earlier)
+    saved_at = clock.seconds()
+    with Interruptible() as interrupt:
+        while state.steps is None or state.step < state.steps:
+            loss, norm = _step(model, optimizer, loss_of, source, config, state)
+            state.seconds = clock.seconds()
+            state.log.append(
+                {
+                    "step": state.step,
+                    "tokens": state.tokens,
+                    "loss": loss,
+                    "rate": config.schedule.rate(state.step - 1, state.steps),
+                    "norm": norm,
+                }
+            )
+            clock.lap(state.tokens)
+            replanned = _plan_length(config, state, clock)
+            _report(progress, state, clock, config)
+            if replanned or interrupt.requested or state.seconds - saved_at > config.checkpoint_seconds:
+                checkpoint.save(scratch, model, optimizer, state)
+                saved_at = clock.seconds()
+            interrupt.raise_if_requested()
+    return Outcome(state, clock.tokens_per_second(), mode, earlier)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss_of: Callable[[nn.Module, Batch], Loss],
+    source: Source,
+    config: TrainConfig,
+    state: Progression,
+) -> tuple[float, float]:
+    """One optimizer step; returns mean loss (nats a target) and gradient norm, and moves `state` forward."""
+    total = count = torch.zeros(())
+    for first in range(state.samples, state.samples + config.batch_rows, config.micro_rows):
+        batch = source.batch(first, config.micro_rows)
+        loss = loss_of(model, batch)
+        loss.sum.backward()  # type: ignore[no-untyped-call]
+        total, count = total + loss.sum.detach(), count + loss.count
+        state.tokens += batch.tokens.numel()
+    if not count:
+        raise UserError(f"step {state.step}: nothing to learn from, all targets weigh 0")
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    torch._foreach_div_(gradients, count)
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
+    if math.isfinite(norm):
+        optimizer.step(config.schedule.rate(state.step, state.steps))
+    else:
+        state.skipped += 1
+        if state.skipped > max(10, state.step // 2):
+            raise UserError(
+                f"the run diverged: {state.skipped} steps without a finite gradient; lower the learning rate"
+            )
+    model.zero_grad()
+    state.step += 1
+    state.samples += config.batch_rows
+    return float(total / count), norm
+
+
+def _plan_length(config: TrainConfig, state: Progression, clock: "_Clock") -> bool:
+    """Set the length of a run that is limited in time, once its speed is known and again before the rate decays."""
+    if config.minutes is None:
+        return False
+    known = state.steps is not None
+    if state.step != (config.schedule.decay_start(state.steps) - 1 if state.steps else _PROBE_STEPS):
+        return False
+    left = max(0.0, config.minutes * 60 - clock.seconds())
+    steps = state.step + max(1, round(left / clock.seconds_per_step()))
+    if known and state.steps and config.schedule.decay_start(steps) <= state.step - 1:
+        steps = state.steps  # shortening would put the start of the decay into the past
+    changed = steps != state.steps
+    state.steps = steps
+    return changed
+
+
+def _report(progress: Progress, state: Progression, clock: "_Clock", config: TrainConfig) -> None:
+    facts: dict[str, float | str] = {
+        "loss": round(state.log[-1]["loss"], 3),
+        "rate": f"{clock.tokens_per_second():,.0f} tokens/s",
+    }
+    if state.steps is None and config.minutes:
+        progress(state.seconds, config.minutes * 60, **facts)
+    else:
+        progress(state.step, state.steps, **facts)
+
+
+def _mode(config: TrainConfig) -> str:
+    how = "compiled" if config.compiles() else "eager (no C++ compiler found)" if config.compile is None else "eager"
+    unit = bf16_unit()
+    return f"{how}, bf16 ({unit})" if config.dtype() is torch.bfloat16 else f"{how}, float32"
+
+
+class _Clock:
+    """Wall time over all attempts, and the speed of recent steps."""
+
+    def __init__(self, earlier: float) -> None:
+        self._start = time.monotonic() - earlier
+        self._laps: list[tuple[float, int]] = []
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def lap(self, tokens: int) -> None:
+        self._laps.append((time.monotonic(), tokens))
+
+    def _recent(self) -> tuple[tuple[float, int], tuple[float, int], int]:
+        laps = self._laps[min(len(self._laps) - 1, _PROBE_STEPS // 3) :][-200:]
+        return laps[0], laps[-1], len(laps) - 1
+
+    def seconds_per_step(self) -> float:
+        (t0, _), (t1, _), steps = self._recent()
+        return (t1 - t0) / steps if steps else self.seconds()
+
+    def tokens_per_second(self) -> float:
+        (t0, n0), (t1, n1), _ = self._recent()
+        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0

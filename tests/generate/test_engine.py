@@ -1,0 +1,233 @@
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from underlay.errors import UserError
+from underlay.generate import ContextLengthError, Engine, ParameterError, Request, Sampling
+from underlay.generate.request import Answer
+from underlay.models import Llama
+from underlay.text import Special, Tokenizer
+
+NEVER: frozenset[int] = frozenset()
+MakeModel = Callable[..., Llama]
+
+
+def greedy(model: Llama, prompt: list[int], count: int) -> list[int]:
+    """Generation by full recomputation: the oracle."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize(("seed", "heads", "kv_heads", "tied"), [(1, 4, 4, True), (2, 4, 2, False), (3, 4, 1, True)])
+def test_cached_generation_equals_full_recomputation(
+    make_model: MakeModel, tokenizer: Tokenizer, seed: int, heads: int, kv_heads: int, tied: bool
+) -> None:
+    model = make_model(tokenizer.size, seed, heads=heads, kv_heads=kv_heads, tied=tied, context=400)
+    prompts = [[(7 + i * i * (seed + n)) % tokenizer.size for i in range(n)] for n in (1, 2, 30, 300)]
+    requests = [Request(p, 40, Sampling(0), stop_ids=NEVER) for p in prompts]
+    answers = Engine(model, tokenizer, slots=3).generate(requests)
+    expected = [greedy(model, p, 40) for p in prompts]
+    assert [a.ids for a in answers] == expected
+    assert len({token for ids in expected for token in ids}) > 8  # else the test would prove little
+
+
+def many_requests(tokenizer: Tokenizer, count: int) -> list[Request]:
+    rng = random.Random(5)
+    requests = []
+    for seed in range(count):
+        prompt = [rng.randrange(7, tokenizer.size) for _ in range(rng.choice([1, 2, 5, 30, 100]))]
+        sampling = Sampling(
+            temperature=rng.choice([0, 0.7, 1.5]),
+            top_k=rng.choice([None, 20]),
+            top_p=rng.choice([1, 0.9]),
+            min_p=rng.choice([0, 0.02]),
+            seed=seed,
+        )
+        requests.append(Request(prompt, rng.choice([3, 20, 80]), sampling, stop_ids=NEVER, logprobs=2))
+    return requests
+
+
+@pytest.mark.parametrize("slots", [1, 5, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_depend_on_the_request_and_its_seed_alone(
+    model: Llama, tokenizer: Tokenizer, slots: int, dtype: torch.dtype
+) -> None:
+    requests = many_requests(tokenizer, 16)
+    engine = Engine(model, tokenizer, slots=slots, dtype=dtype)
+    alone = [engine.generate([request])[0] for request in requests]
+    order = list(range(len(requests)))
+    for round_ in range(2):
+        random.Random(round_).shuffle(order)
+        together: dict[int, Answer] = dict(zip(order, engine.generate([requests[i] for i in order]), strict=True))
+        # Answers carry log-probabilities, so this compares the arithmetic bit by bit, not only the tokens.
+        assert [together[i] for i in range(len(requests))] == alone
+
+
+def test_tokens_do_not_depend_on_arrival(model: Llama, tokenizer: Tokenizer) -> None:
+    requests = many_requests(tokenizer, 8)
+    engine = Engine(model, tokenizer, slots=4)
+    alone = engine.generate(requests)
+    handles = []
+    for request in requests:
+        handles.append(engine.submit(request))
+        for _ in range(3):
+            engine.step()
+    while engine.step():
+        pass
+    assert [handle.answer() for handle in handles] == alone
+
+
+def test_seeds_matter(engine: Engine) -> None:
+    requests = [Request([9], 20, Sampling(1.0, seed=seed), stop_ids=NEVER) for seed in (1, 2, 1)]
+    first, second, third = (answer.ids for answer in engine.generate(requests))
+    assert first == third
+    assert first != second
+
+
+def test_answers_end_at_stop_ids_and_length(model: Llama, tokenizer: Tokenizer, engine: Engine) -> None:
+    free = engine.generate([Request([9], 30, Sampling(1.0, seed=3), stop_ids=NEVER, logprobs=0)])[0]
+    assert free.finish == "length"
+    assert len(free.ids) == 30
+    assert free.logprobs is not None
+    assert [entry.id for entry in free.logprobs] == free.ids
+    last = free.ids[10]
+    stopped = engine.generate([Request([9], 30, Sampling(1.0, seed=3), stop_ids=frozenset({last}))])[0]
+    assert stopped.finish == "stop"
+    assert stopped.ids == free.ids[: free.ids.index(last) + 1]
+    assert stopped.logprobs is None
+    assert stopped.prompt_tokens == 1
+
+
+def test_by_default_eos_and_end_stop(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    for special in (Special.EOS, Special.END):
+        model = make_model(tokenizer.size, tied=False)
+        with torch.no_grad():  # whatever comes in, the special token goes out
+            assert model.head is not None
+            model.head.weight.zero_()
+            model.norm.weight.zero_()
+            model.head.weight[tokenizer.special(special)] = 1
+        model.norm.forward = lambda x: torch.ones_like(x)  # type: ignore[method-assign]
+        answer = Engine(model, tokenizer).generate([Request([9], 5, Sampling(0))])[0]
+        assert (answer.finish, answer.ids, answer.text) == ("stop", [tokenizer.special(special)], "")
+
+
+def test_stop_strings_cut_the_text(engine: Engine) -> None:
+    sampling = Sampling(1.3, seed=11)
+    free = engine.generate([Request([9], 60, sampling, stop_ids=NEVER)])[0]
+    middle = free.text[15:18]
+    stopped = engine.generate([Request([9], 60, sampling, stop=(middle,), stop_ids=NEVER)])[0]
+    assert stopped.finish == "stop"
+    assert stopped.text == free.text[: free.text.index(middle)]
+
+
+def test_text_of_events_is_the_text_of_the_answer(engine: Engine, tokenizer: Tokenizer) -> None:
+    handle = engine.submit(Request([9], 80, Sampling(1.5, seed=4), stop_ids=NEVER))
+    pieces = [event.text for _ in range(80) for event in engine.step()]
+    answer = handle.answer()
+    assert "".join(pieces) == answer.text == tokenizer.decode(answer.ids)
+
+
+def test_cancelling_frees_the_slot_within_one_step(model: Llama, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, tokenizer, slots=1)
+    first = engine.submit(Request([9], 100, Sampling(0), stop_ids=NEVER))
+    second = engine.submit(Request([10], 2, Sampling(0), stop_ids=NEVER))
+    third = engine.submit(Request([10], 2, Sampling(0), stop_ids=NEVER))
+    engine.step()
+    first.cancel()
+    third.cancel()
+    events = engine.step()
+    assert [(e.handle, e.finish) for e in events] == [(first, "cancelled"), (third, "cancelled"), (second, None)]
+    assert len(first.answer().ids) == 1
+    assert first.answer().finish == "cancelled"
+    while engine.step():
+        pass
+    assert (engine.running, engine.waiting) == (0, 0)
+    assert second.answer().finish == "length"
+
+
+def test_an_interrupted_batch_leaves_the_engine_empty(engine: Engine) -> None:
+    def interrupt(done: float, total: float | None, **facts: float | str) -> None:
+        raise KeyboardInterrupt
+
+    requests = [Request([9], 5 * n, Sampling(0), stop_ids=NEVER) for n in range(1, 9)]
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(requests, interrupt)
+    assert (engine.running, engine.waiting) == (0, 0)
+
+
+def test_progress_counts_answers(engine: Engine) -> None:
+    seen = []
+    engine.generate(
+        [Request([9], n, Sampling(0), stop_ids=NEVER) for n in (1, 3)], lambda d, t, **f: seen.append((d, t))
+    )
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_requests_longer_than_the_context_are_refused(engine: Engine) -> None:
+    engine.generate([Request([9] * 191, 1, Sampling(0))])
+    with pytest.raises(ContextLengthError, match=r"max_tokens: 100 prompt.*up to 93.*make 193.*holds 192") as caught:
+        engine.generate([Request([9] * 100, 93)])
+    assert caught.value.parameter == "max_tokens"
+    with pytest.raises(ContextLengthError, match="prompt: 192 prompt"):
+        engine.submit(Request([9] * 192, 1))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "values"),
+    [
+        ("temperature", [-0.1, float("nan"), float("inf")]),
+        ("top_k", [0, -1]),
+        ("top_p", [-0.1, 1.1, float("nan")]),
+        ("min_p", [-0.1, 1.1, float("nan")]),
+    ],
+)
+def test_sampling_out_of_range_is_named(parameter: str, values: list[float]) -> None:
+    for value in values:
+        with pytest.raises(ParameterError, match=f"^{parameter}: ") as caught:
+            Sampling(**{parameter: value})  # type: ignore[arg-type]
+        assert caught.value.parameter == parameter
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"prompt": []}, {"max_tokens": 0}, {"stop": ("a", "")}, {"logprobs": -1}, {"logprobs": 21}],
+)
+def test_requests_out_of_range_are_named(values: dict[str, object]) -> None:
+    with pytest.raises(ParameterError, match=f"^{next(iter(values))}: "):
+        Request(**({"prompt": [1]} | values))  # type: ignore[arg-type]
+
+
+def test_unknown_ids_and_foreign_tokenizers_are_refused(
+    engine: Engine, model: Llama, tokenizer: Tokenizer, make_model: MakeModel
+) -> None:
+    for wrong in (-1, tokenizer.size):
+        with pytest.raises(ParameterError, match="prompt: holds a token id outside"):
+            engine.submit(Request([3, wrong], 1))
+    with pytest.raises(UserError, match="slots: 0"):
+        Engine(model, tokenizer, slots=0)
+    with pytest.raises(UserError, match="load the two together"):
+        Engine(make_model(tokenizer.size - 1), tokenizer)
+
+
+def test_the_thread_count_is_put_back(engine: Engine) -> None:
+    before = torch.get_num_threads()
+    engine.generate([Request([9], 3, Sampling(0))])
+    assert torch.get_num_threads() == before
+
+
+def test_logprobs_are_those_of_the_model(engine: Engine, model: Llama) -> None:
+    answer = engine.generate([Request([9, 12], 10, Sampling(0.5, top_k=3, seed=2), stop_ids=NEVER, logprobs=4)])[0]
+    ids = [9, 12, *answer.ids]
+    with torch.inference_mode():
+        scores = model(torch.tensor([ids]))[0].log_softmax(-1)[1:-1]
+    assert answer.logprobs is not None
+    for row, entry in zip(scores, answer.logprobs, strict=True):
+        assert entry.logprob == pytest.approx(float(row[entry.id]), abs=1e-4)
+        assert [i for i, _ in entry.top] == row.topk(4).indices.tolist()
+        assert [p for _, p in entry.top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)

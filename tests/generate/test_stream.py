@@ -1,0 +1,66 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from underlay.generate.stream import TextStream
+
+LETTERS = st.text(st.sampled_from("ab🦊é日"), max_size=30)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def run(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
+    stream = TextStream(stop)
+    shown = [stream.push(piece) for piece in pieces]
+    shown.append(stream.push(b"", last=True))
+    return shown, stream.stopped
+
+
+@given(st.one_of(st.text(max_size=30).map(str.encode), st.binary(max_size=30)), st.lists(st.integers(0), max_size=9))
+def test_pieces_join_to_the_text_however_it_is_cut(data: bytes, places: list[int]) -> None:
+    shown, stopped = run(cut(data, places))
+    assert "".join(shown) == data.decode("utf-8", "replace")
+    assert not stopped
+
+
+def by_character(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
+    for end in range(1, len(text) + 1):
+        hits = [s for s in stop if text[:end].endswith(s)]
+        if hits:
+            return text[: end - max(map(len, hits))], True
+    return text, False
+
+
+@given(
+    LETTERS, st.lists(st.text(st.sampled_from("ab🦊é日"), min_size=1, max_size=4), max_size=3), st.lists(st.integers(0))
+)
+def test_stop_strings_act_as_if_read_by_character(text: str, stop: list[str], places: list[int]) -> None:
+    shown, stopped = run(cut(text.encode(), places), tuple(stop))
+    assert ("".join(shown), stopped) == by_character(text, tuple(stop))
+
+
+def test_no_part_of_a_stop_string_is_shown() -> None:
+    stream = TextStream(("<end>",))
+    assert [stream.push(piece) for piece in (b"a<", b"e", b"x<en", b"d", b">tail", b"more")] == [
+        "a",
+        "",
+        "<ex",
+        "",
+        "",
+        "",
+    ]
+    assert stream.stopped
+
+
+def test_characters_wait_for_all_their_bytes() -> None:
+    stream = TextStream()
+    fox = "🦊".encode()
+    assert [stream.push(fox[i : i + 1]) for i in range(4)] == ["", "", "", "🦊"]
+    assert stream.push(fox[:2]) == ""
+    assert stream.push(b"", last=True) == "\ufffd"
+
+
+def test_what_was_held_back_comes_at_the_end() -> None:
+    assert run([b"so <en"], ("<end>",)) == (["so ", "<en"], False)
