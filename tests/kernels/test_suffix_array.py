@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from underlay.errors import UserError
 from underlay.kernels.suffix import find, longest_matches, suffix_array, suffix_array_reference
 
-settings.register_profile("kernels", deadline=None, max_examples=200)
-settings.load_profile("kernels")
-
+OFTEN = settings(deadline=None, max_examples=200)
 WIDTHS = (np.uint16, np.uint32)
 
 
@@ -26,6 +24,7 @@ def texts(draw: st.DrawFn, longest: int = 80) -> np.ndarray:
     return np.array(text * repeats, dtype=draw(st.sampled_from(WIDTHS)))
 
 
+@OFTEN
 @given(texts())
 def test_suffix_array_equals_its_plain_twin(text):
     order = suffix_array(text)
@@ -97,6 +96,7 @@ def places(text: list[int], phrase: list[int]) -> list[int]:
     return [i for i in range(len(text)) if text[i : i + len(phrase)] == phrase]
 
 
+@OFTEN
 @given(texts(longest=40), st.data())
 def test_longest_matches_equal_looking_everywhere(text, data):
     values = sorted({*text.tolist(), 1, -1})
@@ -116,6 +116,7 @@ def test_longest_matches_equal_looking_everywhere(text, data):
         assert b >= a - 1
 
 
+@OFTEN
 @given(texts(longest=40), st.data())
 def test_find_gives_every_occurrence_and_nothing_else(text, data):
     plain = text.tolist()

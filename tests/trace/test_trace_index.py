@@ -1,5 +1,6 @@
 """Building and opening the index, and what it refuses."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -47,6 +48,11 @@ def test_other_tokens_of_the_same_number_are_found_out_by_their_hash(folder: Pat
     TraceIndex.open(folder, other)
     with pytest.raises(UserError, match=r"other tokens.*build the index again"):
         TraceIndex.open(folder, other, verify=True)
+
+
+def test_the_hash_is_that_of_little_endian_tokens(folder: Path):
+    header = json.loads((folder / "index.json").read_text())
+    assert header["sha256"] == hashlib.sha256(TOKENS.astype("<u2").tobytes()).hexdigest()
 
 
 def test_the_hash_does_not_depend_on_the_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch):

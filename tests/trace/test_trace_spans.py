@@ -4,9 +4,9 @@ import json
 import random
 
 import pytest
-from conftest import BOS, EOS, SCRIPTS, Bytes, World, open_world, pack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trace_world import BOS, EOS, SCRIPTS, Bytes, World, open_world, pack
 
 from underlay.errors import UserError
 from underlay.trace import quotation
@@ -85,8 +85,10 @@ def test_invariants_on_patched_together_texts(world: World, data: st.DataObject)
         pieces.append(data.draw(st.sampled_from(["", " ", "\n", "é", "語", "qqq zzz ", "𐍈", "‍"])))
     query = "".join(pieces)
     rank = data.draw(st.sampled_from(["length", "rarity"]))
-    found = run(world, query, min_tokens=data.draw(st.integers(1, 12)), rank=rank)
+    least = data.draw(st.integers(1, 12))
+    found = run(world, query, min_tokens=least, rank=rank)
     check(world, found)
+    assert all(span.length >= least for span in found.spans)
 
 
 def test_counts_equal_a_search_through_the_bytes(world: World):
@@ -114,6 +116,10 @@ def tiny(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
         ("b.txt", f"Before.\n{proverb} {proverb}\nAfter the second, silence fell over the mill.\n", 10),
         ("c.txt", f"{proverb}\n", 1),
         ("c.txt", "Silence fell over the mill. The miller slept until the morning came.\n", 2),
+        ("e.txt", "Sealing up the quick map of the hidden valley took long.\n", 1),
+        ("f.txt", "Then scrolling up the quick map of the hidden valley again.\n", 1),
+        ("g.txt", "And so silence fell over the mill. Nobody slept until the morning came.\n", 1),
+        ("h.jsonl", "Of a record\nthe number is what counts,\nnot how many lines it holds.", 7),
         ("d.txt", "first\r\n\n\n\n\n   The wheel of the old mill turned\n\n\n  slowly under the falling water\n", 5),
     ]
     return open_world(documents, world.codec, tmp_path_factory.mktemp("tiny"))
@@ -126,6 +132,9 @@ def test_count_and_matches_of_distinct_documents_first(tiny: World):
     (span,) = run(tiny, PROVERB, max_matches=3).spans
     assert (span.text, span.count) == (PROVERB, 4)
     assert [(match.source, match.line) for match in span.matches] == [("a.txt", 3), ("b.txt", 11), ("c.txt", 1)]
+    for limit in (1, 2):
+        (span,) = run(tiny, PROVERB, max_matches=limit).spans
+        assert [match.source for match in span.matches] == ["a.txt", "b.txt"][:limit]
     (span,) = run(tiny, PROVERB, max_matches=9).spans
     assert [match.source for match in span.matches] == ["a.txt", "b.txt", "b.txt", "c.txt"]
     (span,) = run(tiny, PROVERB, max_matches=0).spans
@@ -138,6 +147,11 @@ def test_lines_where_one_token_holds_several_newlines(tiny: World):
     assert (match.line, match.end_line) == (10, 13)
     (span,) = run(tiny, "\n\n\n   The wheel of the old mill turned\n\n", min_tokens=4).spans
     assert (span.matches[0].line, span.matches[0].end_line) == (10, 10)
+
+
+def test_a_record_is_named_by_its_number(tiny: World):
+    (span,) = run(tiny, "the number is what counts,\nnot how many lines").spans
+    assert (span.matches[0].source, span.matches[0].line, span.matches[0].end_line) == ("h.jsonl", 7, 7)
 
 
 def test_nothing_spans_two_documents(tiny: World):
@@ -183,13 +197,14 @@ def test_other_scripts_cut_anywhere_are_found_whole(world: World):
 
 
 def test_spans_are_maximal_and_overlaps_go_to_the_longer(tiny: World):
-    # Two phrases of the data that overlap in "silence fell over the mill": the longer keeps it.
-    query = "After the second, silence fell over the mill. The miller slept until the morning came."
-    query = query.replace("silence", "Silence")
-    found = run(tiny, query, min_tokens=3)
-    assert found.spans[-1].text.strip() == "Silence fell over the mill. The miller slept until the morning came."
-    assert [span.text.strip() for span in found.spans[:-1]] == ["After the second,"]
-    assert found.coverage == pytest.approx(1, abs=0.02)
+    # b.txt has the start, g.txt the rest; both have " silence fell over the mill.", which goes to the longer.
+    first, second = "After the second,", " silence fell over the mill. Nobody slept until the morning came."
+    found = run(tiny, first + second, min_tokens=3)
+    assert [span.text for span in found.spans] == [first, second]
+    assert found.coverage == 1
+    # What is left of the shorter is too short here, though with the overlap it would do.
+    found = run(tiny, first + second, min_tokens=found.spans[0].length + 1)
+    assert [span.text for span in found.spans] == [second]
 
 
 def test_common_phrases_can_be_left_out(tiny: World):
@@ -201,6 +216,23 @@ def test_min_tokens_is_the_length_of_the_shortest_span(tiny: World):
     length = len(tiny.codec.encode(PROVERB))
     assert [span.length for span in run(tiny, PROVERB, min_tokens=length).spans] == [length]
     assert run(tiny, PROVERB, min_tokens=length + 1).spans == ()
+
+
+def test_edges_that_are_cut_into_other_tokens_count_to_the_length(tiny: World):
+    query = PROVERB[4:-6]
+    length = len(tiny.codec.encode(query))
+    assert [span.text for span in run(tiny, query, min_tokens=length).spans] == [query]
+
+
+def test_the_occurrence_that_agrees_furthest_decides(tiny: World):
+    # Both documents share the tokens from " up" on; the first one also "ling", the second the word as it was cut.
+    query = "olling up the quick map of the hidden valley"
+    (span,) = run(tiny, query).spans
+    assert (span.text, span.count, span.matches[0].source) == (query, 1, "f.txt")
+
+
+def test_blank_text_is_no_evidence(world: World):
+    assert run(world, "\n\n        \n    \n\n" * 3, min_tokens=1).spans == ()
 
 
 def test_rank_chooses_which_spans_are_kept(world: World):

@@ -5,18 +5,54 @@ library is whole; Ctrl-C says how to go on. `--debug` shows the traceback instea
 """
 
 import errno
-import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from underlay import __version__
 from underlay.cli import doctor, generate, library, run, serve, trace
 from underlay.errors import MachineError, UserError
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class _Verbs(TyperGroup):
+    """Turns what goes wrong into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that was asked for."""
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            console.print("\nStopped; what is done is kept. Run the same command again to go on.")
+            raise typer.Exit(130) from None
+        except (UserError, MachineError, OSError) as error:
+            said = _explain(error)
+            if said is None or ctx.params.get("debug"):
+                raise
+            console.print("error:", style="bold red", end=" ")
+            console.print(said, markup=False)
+            raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
+
+
+def _explain(error: Exception) -> str | None:
+    """What to tell the user of an error; None where it is a defect that deserves its traceback."""
+    if not isinstance(error, OSError):
+        return " ".join(str(error).split("\n"))
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in _FULL:
+        return f"the disk is full{where}; what is done is kept: free some space and run the same command again"
+    if error.errno in _FORBIDDEN:
+        return f"no permission to write or read{where}; check the folder's permissions or set UNDERLAY_LIBRARY"
+    return None
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Underlay: the whole life of a foundation model, with every answer traced to the documents behind it.",
     epilog="Begin with: underlay run recipes/quickstart.yaml",
     no_args_is_help=True,
@@ -28,9 +64,6 @@ app = typer.Typer(
 for module in (run, generate, trace, serve, doctor):
     module.register(app)
 app.add_typer(library.app, name="library")
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def _version(wanted: bool) -> None:
@@ -46,51 +79,9 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    del version, debug  # --version acts in its callback, --debug in main
+    del version, debug  # --version acts in its callback, --debug in _Verbs
 
 
 def main() -> None:
     """Run the command line and exit."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    console = Console(stderr=True, highlight=False)
-    code = 0
-    try:
-        code = app(arguments, prog_name="underlay", standalone_mode=False) or 0
-    except click.exceptions.Abort:
-        console.print("\nStopped; what is done is kept. Run the same command again to go on.")
-        code = 130
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except click.exceptions.Exit as error:
-        code = error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has enough
-    except (UserError, MachineError, OSError) as error:
-        if debug:
-            raise
-        said = _explain(error)
-        if said is None:
-            raise
-        console.print(f"[bold red]error:[/] {_escape(said)}", soft_wrap=True)
-        code = 2 if isinstance(error, UserError) else 1
-    sys.exit(code)
-
-
-def _explain(error: Exception) -> str | None:
-    if not isinstance(error, OSError):
-        return " ".join(str(error).split("\n"))
-    where = f" at {error.filename}" if error.filename else ""
-    if error.errno in _FULL:
-        return f"the disk is full{where}; nothing finished is lost: free some space and run the same command again"
-    if error.errno in _FORBIDDEN:
-        return f"no permission to write or read{where}; check the folder's permissions or set UNDERLAY_LIBRARY"
-    return None
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    app(prog_name="underlay")

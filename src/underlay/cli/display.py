@@ -1,6 +1,6 @@
 """One display for a whole run: a line a stage, with its rate, its figures and the time left.
 
-On a terminal the lines move; in a log each stage prints when it begins and when it ends, and now and then how far it is.
+On a terminal the lines move; in a log each stage prints when it begins and ends, and now and then how far it is.
 """
 
 import time
@@ -62,7 +62,7 @@ class Display:
         """The current stage has something to say."""
         self._progress.console.print(f"  {self._stage}: {line}", markup=False, style="dim")
 
-    def ended(self, stage: str, artifact: Artifact, reused: bool) -> None:
+    def ended(self, artifact: Artifact, reused: bool) -> None:
         """A stage is done."""
         seconds = time.monotonic() - self._began
         how = "reused" if reused else duration(seconds)

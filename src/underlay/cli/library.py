@@ -34,15 +34,20 @@ def ls(
     for column in ("artifact", "made by", "size", "made at"):
         table.add_column(column, justify="right" if column == "size" else "left")
     for artifact in found:
-        row = _row(artifact)
-        table.add_row(row["reference"], row["verb"], amount(row["bytes"], "B"), row["created"][:16].replace("T", " "))
+        manifest = artifact.manifest
+        made_at = manifest.created[:16].replace("T", " ")
+        table.add_row(manifest.reference, manifest.verb, amount(_size(artifact), "B"), made_at)
     console().print(table if found else "The library is empty.")
 
 
-def _row(artifact: Artifact) -> dict[str, "str | int"]:
+def _row(artifact: Artifact) -> dict[str, str | int]:
     manifest = artifact.manifest
-    size = sum(file.size for file in manifest.files)
-    return {"reference": manifest.reference, "verb": manifest.verb, "created": manifest.created, "bytes": size}
+    names = {"reference": manifest.reference, "verb": manifest.verb, "created": manifest.created}
+    return {**names, "bytes": _size(artifact)}
+
+
+def _size(artifact: Artifact) -> int:
+    return sum(file.size for file in artifact.manifest.files)
 
 
 @app.command()

@@ -107,7 +107,6 @@ class Corpus:
                     table, folder / DOCUMENTS / f"{number:05d}.parquet", compression="zstd", row_group_size=1024
                 )
                 shard, size, number = [], 0, number + 1
-        pq.write_table(
-            pa.Table.from_pylist([asdict(e) for e in ledger], _LEDGER_SCHEMA), folder / LEDGER, compression="zstd"
-        )
+        entries = pa.Table.from_pylist([asdict(entry) for entry in ledger], _LEDGER_SCHEMA)
+        pq.write_table(entries, folder / LEDGER, compression="zstd")
         return Corpus(folder)

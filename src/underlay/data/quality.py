@@ -20,7 +20,7 @@ class QualityConfig(Config):
     max_line: int = Field(default=2_000, gt=0)
     """A document with a longer line is dropped, in characters."""
     max_mean_line: float = Field(default=200.0, gt=0)
-    """Documents whose lines are longer on average are dropped, in characters. Prose keeps a paragraph on a line: raise it."""
+    """Code whose lines are longer on average is dropped, in characters."""
     min_letters: float = Field(default=0.25, ge=0, le=1)
     """Least share of letters and digits among all characters that are not white space."""
     max_repeated_lines: float = Field(default=0.6, ge=0, le=1)

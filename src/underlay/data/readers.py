@@ -67,7 +67,7 @@ def language_of(path: Path) -> str | None:
 def read_file(
     path: Path, name: str, root: Path, licence: str | None, piece_bytes: int
 ) -> Iterator[Document | BadRecord]:
-    """The documents of one file. `name` is how they call their source; `licence` holds where nothing nearer is stated."""
+    """The documents of one file; `name` is how they call their source, `licence` holds where nothing nearer does."""
     language = language_of(path) or "text"
     try:
         fallback = licence or licence_of_folder(path.parent, root if root.is_dir() else root.parent)

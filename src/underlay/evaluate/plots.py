@@ -1,4 +1,4 @@
-"""The report's figures: matplotlib drawings as SVG that belongs to the page around it.
+"""The report's figures: matplotlib drawings as SVG that belongs to the page around it, and the measures of its bars.
 
 The figures are drawn in stand-in colours that are exchanged for the page's CSS variables, and their text stays text in
 the page's own font: one drawing serves light, dark and paper. Every figure is drawn at the width it is shown at, once
@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-WIDTHS = {"wide": 8.0, "narrow": 3.6}
+WIDTHS = {"wide": 8.6, "narrow": 3.6}
 """Inches (of 96 CSS pixels) that a figure is drawn for."""
 _INK, _MUTED, _LINE, _MODEL, _OTHER = "#010101", "#010102", "#010103", "#010104", "#010105"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _MODEL: "model", _OTHER: "other"}
@@ -67,7 +68,7 @@ def loss_curve(name: str, steps: Sequence[dict[str, float]], tie: tuple[str, flo
 
     def draw(figure: Figure, width: float) -> None:
         left, right = 0.36 / width, 1 - 0.42 / width
-        grid = figure.add_gridspec(3, 1, height_ratios=[6, 1, 1], hspace=0.42, left=left, right=right)
+        grid = figure.add_gridspec(3, 1, height_ratios=[6, 1.2, 1.2], hspace=0.42, left=left, right=right)
         grid.update(top=1 - 0.26 / figure.get_figheight(), bottom=0.4 / figure.get_figheight())
         top, rate, norm = (figure.add_subplot(grid[row]) for row in range(3))
         _loss(top, steps, tie)
@@ -82,7 +83,7 @@ def loss_curve(name: str, steps: Sequence[dict[str, float]], tie: tuple[str, flo
         norm.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         norm.set_xlabel("tokens read")
 
-    return _draw(name, draw, {"wide": 4.6, "narrow": 4.2})
+    return _draw(name, draw, {"wide": 4.8, "narrow": 4.3})
 
 
 def heldout_scatter(name: str, points: Sequence[Point]) -> dict[str, str]:
@@ -102,21 +103,45 @@ def heldout_scatter(name: str, points: Sequence[Point]) -> dict[str, str]:
         largest = max((point.bytes for point in points), default=1)
         area = [14 + 170 * point.bytes / max(1, largest) for point in points]
         x, y = [point.xz for point in points], [point.model for point in points]
-        axes.scatter(x, y, s=area, color=_MODEL, alpha=0.5, linewidths=0)
-        axes.scatter(x, y, s=3, color=_MODEL, linewidths=0)
-        _label(axes, points, width)
-        axes.set_title("model, bits per byte", loc="left", x=-0.22 / width, fontsize=9, color=_MUTED)
+        axes.scatter(x, y, s=area, color=_MODEL, alpha=0.55, linewidths=0)
+        _label(axes, points, area)
+        axes.set_title("model, bits per byte", loc="left", x=0, fontsize=9, color=_MUTED)
         axes.set_xlabel("xz -9e, bits per byte")
         edge = min(high_x, high_y)
-        axes.annotate(
-            "equal", (edge, edge), (-6, -3), textcoords="offset points", ha="right", va="top", color=_OTHER
-        ) if edge == high_x else axes.annotate(
-            "equal", (edge, edge), (5, -9), textcoords="offset points", ha="left", va="center", color=_OTHER
-        )
+        away, side = ((-7, -6), "right") if edge == high_x else ((6, -9), "left")
+        axes.annotate("equal", (edge, edge), away, textcoords="offset points", ha=side, va="center", color=_OTHER)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6 if width > 5 else 5))
 
     return _draw(name, draw, {"wide": 4.4, "narrow": 3.6})
+
+
+def funnel_bars(rows: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    """Rows with where their bar starts and how long it is, in percent of what was found; drops are taken off the end."""
+    total = max((documents for _, documents, _ in rows), default=0) or 1
+    left, shown = total, []
+    for name, documents, volume in rows:
+        whole = name in ("found", "kept")
+        left -= 0 if whole else documents
+        start = 0.0 if whole else 100 * max(0, left) / total
+        bar = {"start": start, "length": 100 * documents / total, "kind": name if whole else "drop"}
+        shown.append({"name": name, "documents": documents, "bytes": volume, "share": documents / total, **bar})
+    return shown
+
+
+def share_bars(shares: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Shares of valid functions before and after adapting, with the 95% interval of Wilson (1927) around each share."""
+    if not shares or not shares.get("count"):
+        return []
+    count, z = shares["count"], 1.96
+    rows = []
+    for key, label in (("base", "before adapting"), ("adapted", "after adapting")):
+        if not math.isfinite(share := shares.get(key, math.nan)):
+            continue
+        middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+        half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+        rows.append({"label": label, "share": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half)})
+    return rows
 
 
 def compact(value: float) -> str:
@@ -157,7 +182,6 @@ def _loss(axes: Axes, steps: Sequence[dict[str, float]], tie: tuple[str, float] 
 def _strip(axes: Axes, steps: Sequence[dict[str, float]], key: str, title: str) -> None:
     """A low panel below the loss, from zero."""
     tokens, values = _column(steps, key)
-    axes.set_title(title, loc="left", x=0, fontsize=9, color=_MUTED, pad=4)
     thin = _thin(tokens, values)
     axes.fill_between(*thin, color=_MUTED, alpha=0.12, linewidth=0)
     axes.plot(*thin, color=_MUTED, linewidth=1.1)
@@ -166,30 +190,47 @@ def _strip(axes: Axes, steps: Sequence[dict[str, float]], key: str, title: str) 
     # One early spike of the norm must not flatten all that follows.
     top = 1.0 if key == "rate" else float(np.percentile(values, 99)) * 1.25 if len(values) else 1.0
     axes.set_ylim(0, (top if top > 0 else 1.0) * 1.04)
+    cut = len(values) > 0 and float(values.max()) > top * 1.04
+    axes.set_title(f"{title}, peaks cut off" if cut else title, loc="left", x=0, fontsize=9, color=_MUTED, pad=4)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_major_locator(FixedLocator([0, 1]) if key == "rate" else MaxNLocator(2, min_n_ticks=2))
 
 
-def _label(axes: Axes, points: Sequence[Point], width: float) -> None:
-    """Name the files that say most: the furthest on either side of the line and the largest; none over another."""
+def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:
+    """Name the files that say most, the furthest on either side of the line and the largest, where there is room."""
     if not points:
         return
-    gain = sorted(points, key=lambda point: point.model - point.xz)
-    largest = max(points, key=lambda point: point.bytes)
-    taken: list[tuple[float, float, float]] = []
-    for point in dict.fromkeys([gain[-1], gain[0], largest]):
-        x, y = axes.transData.transform((point.xz, point.model))
-        right = x > axes.bbox.x0 + axes.bbox.width * 0.6
-        name = point.name if len(point.name) <= 28 else f"…{point.name[-27:]}"
-        reach = 5.6 * len(name) + 10
-        start = x - reach if right else x
-        if any(abs(y - other) < 16 and start < stop and begin < start + reach for begin, stop, other in taken):
-            continue
-        taken.append((start, start + reach, y))
-        away = 5 + 0.5 * math.sqrt(14 + 170 * point.bytes / max(1, largest.bytes))
-        axes.annotate(
-            name, (point.xz, point.model), (-away if right else away, 0), textcoords="offset points",
-            ha="right" if right else "left", va="center", fontsize=9 if width > 5 else 8,
-        )  # fmt: skip
+    order = sorted(range(len(points)), key=lambda index: points[index].model - points[index].xz)
+    largest = max(range(len(points)), key=lambda index: points[index].bytes)
+    places = axes.transData.transform([(point.xz, point.model) for point in points])
+    taken: list[tuple[float, float, float, float]] = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    line = np.linspace(*axes.get_xlim(), 200)
+    taken += [(x, y, x, y) for x, y in axes.transData.transform(np.column_stack([line, line]))]
+    frame = axes.bbox
+    for index in dict.fromkeys([order[-1], order[0], largest]):
+        name = points[index].name
+        name = name if len(name) <= 28 else f"…{name[-27:]}"
+        wide, (x, y), away = 5.2 * len(name), places[index], 5 + 0.56 * math.sqrt(area[index])
+        for left, bottom in (
+            (x + away, y - 6),
+            (x - away - wide, y - 6),
+            (x - wide / 2, y + away),
+            (x - wide / 2, y - away - 12),
+        ):
+            box = (left, bottom, left + wide, bottom + 12)
+            inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                axes.annotate(
+                    name, (points[index].xz, points[index].model), (left + wide / 2 - x, bottom + 6 - y),
+                    textcoords="offset points", ha="center", va="center",
+                )  # fmt: skip
+                break
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    """Whether two boxes (left, bottom, right, top) overlap."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _column(steps: Sequence[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +270,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
-    room = max((high - low) * 0.08, 0.15)
+    room = max((high - low) * 0.08, 0.15, (0.6 - high + low) / 2)
     return max(0.0, low - room), high + room
 
 
@@ -239,7 +280,7 @@ def _draw(name: str, draw: Callable[[Figure, float], None], heights: dict[str, f
         with mpl.rc_context({**_SETTINGS, "svg.hashsalt": f"{name}-{size}"}), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # glyphs that matplotlib's own font lacks: the page has them
             # A figure's inch is 72 points, the page's 96 pixels: the browser makes the one the other.
-            figure = Figure(figsize=(width, heights[size]))
+            figure = Figure(figsize=(width, heights[size]), dpi=72)
             draw(figure, width)
             file = io.StringIO()
             nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -250,16 +291,19 @@ def _draw(name: str, draw: Callable[[Figure, float], None], heights: dict[str, f
 
 def _inline(svg: str, prefix: str) -> str:
     """What HTML needs of an SVG file: no prologue, ids of its own, the page's colours and font, fluid width."""
-    svg = svg[svg.index("<svg") :]
-    head, body = svg.split(">", 1)
+    head, body = svg[svg.index("<svg") :].split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href=", "href=")
-    body = re.sub(r'\bid="', f'id="{prefix}-', body)
-    body = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", body)
-    body = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 var(--sans)", body)
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)  # hundredths of a point are finer than any screen
+    body = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+
+    def own(tag: re.Match[str]) -> str:
+        # Only inside of tags: what stands between them may be the name of a file.
+        text = tag[0].replace("xlink:href=", "href=")
+        text = re.sub(r'\b(id="|href="#|url\(#)', rf"\1{prefix}-", text)
+        text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+        text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # hundredths of a point are finer than any screen
+        text = re.sub("|".join(_VARIABLES), lambda colour: f"var(--{_VARIABLES[colour[0]]})", text)
+        return re.sub(r"\s*\n\s*", " ", text)
+
+    body = re.sub(r"<[^>]*>", own, body)
     return f'<svg {box[0]} aria-hidden="true" focusable="false">{body.strip()}'

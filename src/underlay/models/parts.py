@@ -62,7 +62,7 @@ class LayerCache(Protocol):
     """The keys and values one attention layer has seen."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (batch, kv_heads, new, head_dim); return all there are, (batch, kv_heads, seen, head_dim)."""
+        """Add keys and values (batch, kv_heads, new, head_dim); return all, (batch, kv_heads, seen, head_dim)."""
 
 
 class Attention(nn.Module):
@@ -79,7 +79,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """x: (batch, time, width); mask: bool, True where a query may look, broadcastable to (batch, heads, time, seen).
+        """x: (batch, time, width); mask: bool, True where to look, broadcastable to (batch, heads, time, seen).
 
         Without a mask each position sees itself and what came before it. Returns (batch, time, width).
         """

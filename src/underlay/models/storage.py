@@ -37,9 +37,8 @@ def load_model(folder: Path) -> Llama:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         name = min(set(expected.items()) ^ set(found.items()))[0]
-        raise UserError(
-            f"{folder / WEIGHTS}: tensor {name} is {found.get(name, 'missing')}, config says {expected.get(name, 'none')}"
-        )
+        have, want = found.get(name, "missing"), expected.get(name, "none")
+        raise UserError(f"{folder / WEIGHTS}: tensor {name} is {have}, the config says {want}")
     model.load_state_dict(tensors)
     return model
 

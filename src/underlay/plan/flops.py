@@ -8,7 +8,7 @@ from underlay.models import LlamaConfig
 
 
 def matmul_parameters(config: LlamaConfig) -> int:
-    """Weights that take part in matrix products for every token: blocks and output head, not the look-up of embeddings."""
+    """Weights in the matrix products of every token: blocks and output head, not the look-up of embeddings."""
     head_dim = config.width // config.heads
     attention = 2 * config.width * config.width + 2 * config.width * config.kv_heads * head_dim
     return config.depth * (attention + 3 * config.width * config.hidden) + config.vocabulary * config.width

@@ -47,7 +47,7 @@ def make_report(
     }
     draft.metrics |= {"seconds": seconds, "page": PAGE}
     draft.licences = inputs["corpus"].manifest.licences
-    write_report(_collect(inputs, library, made, completions, draft), draft.folder / PAGE)
+    write_report(_collect(inputs, library, made, completions), draft.folder / PAGE)
 
 
 def _complete(
@@ -98,7 +98,6 @@ def _collect(
     library: Library,
     made: list[Artifact],
     completions: list[dict[str, Any]],
-    draft: Draft,
 ) -> ReportData:
     raw, corpus = Corpus(inputs["raw"].folder), Corpus(inputs["corpus"].folder)
     base, model, evaluation = (inputs[role].manifest for role in ("base", "model", "evaluation"))

@@ -22,8 +22,8 @@ class Listener(Protocol):
     def said(self, line: str) -> None:
         """The current stage has something to say."""
 
-    def ended(self, stage: str, artifact: Artifact, reused: bool) -> None:
-        """A stage is done."""
+    def ended(self, artifact: Artifact, reused: bool) -> None:
+        """The current stage is done."""
 
 
 def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str | None = None) -> dict[str, Artifact]:
@@ -46,7 +46,7 @@ def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str 
         work = _work(settings, inputs, recipe.seed, library, listener, verb.work)
         result = library.make(order, work, lambda: listener.said("another process is busy with this stage; waiting"))
         made[stage] = result.artifact
-        listener.ended(stage, result.artifact, result.reused)
+        listener.ended(result.artifact, result.reused)
         if stage == until:
             break
     return made

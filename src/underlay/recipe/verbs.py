@@ -190,9 +190,7 @@ def _evaluate(job: Job) -> None:
         "heldout_bytes": compression.bytes,
         "valid_function_share": None,
     }
-    pairs = sorted(
-        (pair for document in documents for pair in functions_in(document)), key=lambda p: (p.document, p.line)
-    )
+    pairs = [pair for document in documents for pair in functions_in(document)]
     fitting = [p for p in pairs if len(tokenizer.encode(p.prompt)) + settings.max_tokens + 8 <= base_engine.context]
     chosen = fitting[:: max(1, len(fitting) // max(1, settings.functions))][: settings.functions]
     samples: dict[str, list[FunctionSample]] = {}

@@ -49,6 +49,10 @@ class DocumentRow(Protocol):
         """Line of the source, from 1, on which the document starts."""
 
     @property
+    def last_line(self) -> int:
+        """Line on which it ends; `first_line` where the text's lines are not the source's, as in records."""
+
+    @property
     def licence(self) -> str | None:
         """Licence, where the source states one."""
 

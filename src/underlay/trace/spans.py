@@ -5,6 +5,7 @@ longest phrase from every position, cut back to whole words, short ones dropped,
 Verbatim overlap is evidence of what the model has read, not proof that it caused the answer.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -27,7 +28,7 @@ class Match:
     source: str
     """Path or URL of the source it was read from."""
     line: int
-    """Line of the source, from 1, with the span's first visible character."""
+    """Line of the source, from 1, with the span's first visible character; of a record, the record's number."""
     end_line: int
     """Line of the source with the span's last visible character."""
     licence: str | None
@@ -196,12 +197,16 @@ class _Lines:
         first: list[int] = []
         again: list[int] = []
         seen: set[str] = set()
-        for position in positions:
-            if len(first) == limit:
-                break
-            document = self.store.document_at(position).id
-            (again if document in seen else first).append(position)
-            seen.add(document)
+        at = 0
+        while at < len(positions) and len(first) < limit:
+            document = self.store.document_at(positions[at])
+            following = bisect_left(positions, document.end, at)
+            if document.id not in seen:
+                seen.add(document.id)
+                first.append(positions[at])
+                at += 1
+            again += positions[at:following]
+            at = following
         return sorted(first + again[: limit - len(first)])
 
     def match(self, passage: Passage, position: int) -> Match:
@@ -216,8 +221,8 @@ class _Lines:
         return Match(
             document=document.id,
             source=document.source,
-            line=line + words.count(b"\n", 0, skipped),
-            end_line=line + words.rstrip().count(b"\n"),
+            line=min(line + words.count(b"\n", 0, skipped), document.last_line),
+            end_line=min(line + words.rstrip().count(b"\n"), document.last_line),
             licence=document.licence,
             position=position,
         )

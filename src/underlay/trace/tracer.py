@@ -1,4 +1,4 @@
-"""From a model to its training data: find the dataset it learned from and that dataset's index, and trace texts in it."""
+"""From a model to its training data: the dataset it learned from, that dataset's index, and texts traced in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

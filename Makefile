@@ -1,0 +1,55 @@
+# `make quickstart` and `make test` are all the set-up there is; both can be repeated.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SOURCE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test slow check format docs bench bench-env clean
+
+help: ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit("Underlay needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes first and pinned: a looser range would pull gigabytes of CUDA packages.
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+quickstart: $(VENV)/.installed ## Grow a code model from this machine's Python and trace its answers (SOURCE=path: from your files)
+	$(BIN)/underlay run recipes/quickstart.yaml $(if $(SOURCE),--source $(SOURCE))
+
+test: $(VENV)/.developing ## Run the fast tests
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.developing ## Run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.developing ## Lint, types, floors, docs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+format: $(VENV)/.developing ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/.developing ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.developing ## Run every benchmark that needs no rival
+	$(BIN)/python bench/quickstart.py
+
+clean: ## Remove what tools left behind; the library stays
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,342 @@
+"""The report of a run: one HTML page that says what went into a model, how it trained, how good it is, and where its
+answers come from.
+
+The page is one file that asks for nothing from outside and runs no script. Most of its words come from documents and
+from a model that read them, so nothing is trusted: every text is escaped, characters that hide or reorder others are
+made visible, and a Content-Security-Policy forbids all loading. `write_report` turns figures into words here and leaves
+the order and looks of the page to `report.html` beside this file.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from underlay.evaluate.plots import Point, compact, funnel_bars, heldout_scatter, loss_curve, share_bars
+
+_LONGEST_TEXT = 12_000
+"""Characters of one text that are shown."""
+_MOST = {"completions": 12, "functions": 8, "heldout": 120, "licences": 8, "lineage": 60, "matches": 5}
+"""Entries of one kind that are shown."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report shows. Lists and dicts may be empty; their part of the page then says so or is left out."""
+
+    title: str
+    """What was run, such as "quickstart"."""
+    created: str
+    """When, as ISO 8601."""
+    machine: dict[str, str]
+    """Processor, cores, bf16 unit, torch, mode such as "compiled, bf16 (AVX512-BF16)"."""
+    funnel: list[tuple[str, int, int]]
+    """What became of the documents, as (name, documents, bytes): "found", a row for each drop reason, "kept"."""
+    redactions: dict[str, int]
+    """Places masked, by what stood there, such as {"EMAIL": 182}."""
+    licences: dict[str, int]
+    """Bytes by SPDX name."""
+    corpus: dict[str, float | int | str]
+    """Names of the sources, documents, bytes."""
+    tokens: dict[str, float | int]
+    """vocabulary, train, heldout, bytes_per_token."""
+    model: dict[str, float | int | str]
+    """parameters, width, depth, heads, context, family."""
+    pretrain: list[dict[str, float]]
+    """One a step: step, tokens (so far), loss (nats per token), rate (the schedule's factor, 0 to 1), norm."""
+    adapt: list[dict[str, float]]
+    """The same of the adaptation."""
+    cost: dict[str, float | str]
+    """seconds, tokens, flops, tokens_per_second, energy_wh, energy_basis."""
+    heldout: list[tuple[str, int, float, float]]
+    """A held-out file each: source, bytes, bits per byte of the model, of `xz -9e`."""
+    heldout_bits_per_byte: float
+    """Of the model over all held-out bytes."""
+    xz_bits_per_byte: float
+    """Of `xz -9e`, one archive a file."""
+    xz_solid_bits_per_byte: float
+    """Of `xz -9e`, one archive of everything."""
+    valid_function_share: dict[str, float] | None
+    """{"base", "adapted": shares, "count": prompts}; None where the corpus has no Python functions."""
+    functions: list[dict[str, str | bool]]
+    """Samples: prompt, base, adapted (texts), base_valid, adapted_valid."""
+    completions: list[dict[str, Any]]
+    """{"prompt", "text" (prompt and completion), "trace" (of `Trace.to_dict`)}."""
+    stages: list[tuple[str, float, str]]
+    """(stage, seconds, the artifact it made)."""
+    lineage: list[tuple[str, str]]
+    """(reference, made from: "role reference, ...")."""
+    commands: list[str]
+    """What to try next."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a text that lies in the same spans throughout."""
+
+    text: str
+    spans: tuple[int, ...]
+    """Numbers, from 1, of the spans that cover it."""
+    ends: tuple[int, ...]
+    """Numbers of the spans that end with it."""
+    prompt: bool
+    """Whether it belongs to the prompt."""
+
+
+def write_report(data: ReportData, path: Path) -> None:
+    """Write the page, UTF-8, over what was there."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+    )
+    environment.filters.update(
+        size=size, duration=duration, percent=percent, number=number, compact=compact, words=words, fact=fact, label=label,
+        when=when, place=_place,
+    )  # fmt: skip
+    template = environment.from_string(files("underlay.evaluate").joinpath("report.html").read_text("utf-8"))
+    page = template.render(
+        data=data,
+        comparison=_comparison(data),
+        coverage=_coverage(data.completions),
+        kept=next((row for row in data.funnel if row[0] == "kept"), None),
+        funnel=funnel_bars(data.funnel),
+        licences=_top(data.licences),
+        figures={"pretrain": None, "adapt": None, "heldout": None, **_figures(data)},
+        heldout=sorted(data.heldout, key=lambda file: file[2] - file[3])[: _MOST["heldout"]],
+        better=sum(model < xz for _, _, model, xz in data.heldout),
+        functions=[{**each, **_bodies(each)} for each in data.functions[: _MOST["functions"]]],
+        shares=share_bars(data.valid_function_share),
+        completions=[_completion(each) for each in data.completions[: _MOST["completions"]]],
+        caveats=list(dict.fromkeys(c["trace"]["caveat"] for c in data.completions if c.get("trace"))),
+        lineage=[(name, re.split(r",\s*", origin) if origin else []) for name, origin in data.lineage][
+            : _MOST["lineage"]
+        ],
+        longest_stage=max((seconds for _, seconds, _ in data.stages), default=0.0) or 1.0,
+    )
+    path.write_bytes(page.encode("utf-8", "replace"))
+
+
+def segments(text: str, spans: Sequence[tuple[int, int]], prompt_bytes: int = 0) -> list[Segment]:
+    """Cut a text where spans start and end, so that marks never cross, however the spans overlap.
+
+    spans: UTF-8 byte offsets, numbered from 1 in this order; an offset within a character is moved outwards to its
+    edge, one outside of the text into it, and a span without characters is left out.
+    """
+    data = text.encode("utf-8", "replace")
+    ranges = {}
+    for span, (start, end) in enumerate(spans, 1):
+        start, end = max(0, start), min(len(data), end)
+        if start < end:
+            ranges[span] = (_edge(data, start, -1), _edge(data, end, 1))
+    boundary = _edge(data, min(max(0, prompt_bytes), len(data)), 1)
+    cuts = sorted({0, boundary, len(data)}.union(*ranges.values()))
+    return [
+        Segment(
+            data[start:end].decode(),
+            tuple(span for span, (first, last) in ranges.items() if first <= start and end <= last),
+            tuple(span for span, (_, last) in ranges.items() if last == end),
+            end <= boundary,
+        )
+        for start, end in pairwise(cuts)
+    ]
+
+
+def visible(text: str) -> str:
+    """Show what a browser would hide: control characters as pictures, characters that reorder text by their number.
+
+    A text that turns its own direction can read differently from what it is (Boucher and Anderson, arXiv:2111.00169).
+    """
+    text = re.sub("[\x00-\x08\x0b-\x1f]", lambda c: chr(0x2400 + ord(c[0])), text.replace("\r\n", "\n"))
+    hidden = "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    return re.sub(hidden, lambda c: f"⟨U+{ord(c[0]):04X}⟩", text)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 24.1 MB."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power * 0.9995:
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 31 min 12 s."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def percent(share: float) -> str:
+    """A share for people: 7.3%, 0.04%, 78%; never 0% or 100% of what is neither."""
+    if not math.isfinite(share):
+        return "unknown"
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f}%"
+    if abs(value) < 10:
+        return f"{value:.2g}%" if abs(value) >= 0.01 else "under 0.01%"
+    return f"{value:.0f}%" if value < 99 else f"{min(value, 99.9):.1f}%"
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """A number with thousands set apart: 1,712; `digits` after the point."""
+    if not math.isfinite(value):
+        return "unknown"
+    if digits is None:
+        digits = 0 if value == int(value) or abs(value) >= 1000 else 2
+    return f"{value:,.{digits}f}"
+
+
+def when(iso: str) -> str:
+    """A moment for people, 4 March 2026, 14:02; what is no ISO time stays as it is."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{moment.day} {moment:%B %Y, %H:%M}{f' {moment.tzname()}' if moment.tzinfo else ''}"
+
+
+def words(name: str) -> str:
+    """An identifier as words: bytes_per_token reads `bytes per token`."""
+    return name.replace("_", " ").replace("-", " ")
+
+
+def label(name: str) -> str:
+    """What a fact is called on the page."""
+    names = {
+        "bytes": "size", "depth": "layers", "energy_wh": "energy", "flops": "operations", "heldout": "held-out tokens",
+        "seconds": "time", "tokens_per_second": "tokens a second", "train": "training tokens",
+    }  # fmt: skip
+    return names.get(name, words(name))
+
+
+def fact(value: float | str | bool, name: str) -> str:
+    """The value of a named fact in the unit that its name implies."""
+    if isinstance(value, str | bool) or value is None:
+        return str(value)
+    if name == "bytes" or name.endswith("_bytes"):
+        return size(value)
+    if name == "seconds":
+        return duration(value)
+    if name == "energy_wh":
+        return f"{value:.3g} Wh"
+    if name == "flops" and value > 0:
+        power = math.floor(math.log10(value))
+        return f"{value / 10**power:.1f} × 10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    return compact(value) if abs(value) >= 100_000 else number(value)
+
+
+def _finalize(value: Any) -> Any:
+    """Called on everything the template prints: figures and None as they are meant, texts with nothing hidden."""
+    if isinstance(value, Markup):
+        return value
+    if value is None:
+        return ""
+    return visible(_shorten(value)) if isinstance(value, str) else value
+
+
+def _shorten(text: str) -> str:
+    left = len(text) - _LONGEST_TEXT
+    return text if left <= 0 else f"{text[:_LONGEST_TEXT]} … ({left:,} more characters)"
+
+
+def _edge(data: bytes, offset: int, step: int) -> int:
+    """The nearest start of a character at or after (before, with step -1) an offset."""
+    while 0 < offset < len(data) and data[offset] & 0xC0 == 0x80:
+        offset += step
+    return offset
+
+
+def _comparison(data: ReportData) -> dict[str, Any] | None:
+    """Bars of the model and of both ways of compressing; None where nothing was held out."""
+    rates = {
+        "this model": data.heldout_bits_per_byte,
+        "xz -9e, file by file": data.xz_bits_per_byte,
+        "xz -9e, all in one": data.xz_solid_bits_per_byte,
+    }
+    if not data.heldout or not all(math.isfinite(rate) and rate > 0 for rate in rates.values()):
+        return None
+    highest = max(rates.values())
+    model, xz, solid = rates.values()
+    return {
+        "rows": [(label, rate, 100 * rate / highest) for label, rate in rates.items()],
+        "against": [("one archive a file", model / xz - 1), ("all files in one archive", model / solid - 1)],
+    }
+
+
+def _place(note: dict[str, Any]) -> str:
+    """A span's first place, for the mark's tooltip."""
+    if not note["matches"]:
+        return f"found {note['count']} times"
+    match = note["matches"][0]
+    return f"{match['source']}:{match['line']}"
+
+
+def _top(licences: dict[str, int]) -> list[tuple[str, int, float]]:
+    """Licences with their share of the bytes, the largest first, the small ones together."""
+    ranked = sorted(licences.items(), key=lambda item: -item[1])
+    most = _MOST["licences"]
+    if len(rest := ranked[most:]) > 1:
+        ranked = [*ranked[:most], (f"{len(rest)} others", sum(count for _, count in rest))]
+    total = sum(licences.values()) or 1
+    return [(name, count, count / total) for name, count in ranked]
+
+
+def _figures(data: ReportData) -> dict[str, dict[str, Markup]]:
+    """The drawings there is enough to draw for, in each width."""
+    figures = {}
+    tie = data.xz_bits_per_byte * math.log(2) * float(data.tokens.get("bytes_per_token", 0))
+    if len(data.pretrain) > 1:
+        even = ("even with xz -9e", tie) if math.isfinite(tie) and tie > 0 and data.heldout else None
+        figures["pretrain"] = loss_curve("pretrain", data.pretrain, even)
+    if len(data.adapt) > 1:
+        figures["adapt"] = loss_curve("adapt", data.adapt)
+    points = [
+        Point(visible(source).split("/")[-1].split("\\")[-1], count, model, xz)
+        for source, count, model, xz in data.heldout
+        if math.isfinite(model) and math.isfinite(xz)
+    ]
+    if len(points) > 2:
+        figures["heldout"] = heldout_scatter("heldout", points)
+    # matplotlib escapes the only foreign text in the drawings, the names of the files.
+    return {name: {width: Markup(svg) for width, svg in sizes.items()} for name, sizes in figures.items()}  # noqa: S704
+
+
+def _bodies(sample: dict[str, str | bool]) -> dict[str, str]:
+    """The three texts without the empty lines around them."""
+    return {key: str(sample.get(key, "")).strip("\n").rstrip() for key in ("prompt", "base", "adapted")}
+
+
+def _completion(sample: dict[str, Any]) -> dict[str, Any]:
+    """A completion's segments and the notes to its marks."""
+    prompt, whole, trace = sample.get("prompt", ""), sample.get("text", ""), sample.get("trace") or {}
+    traced = trace.get("text", whole)
+    # The trace may be of the completion alone: its offsets then start after the prompt.
+    shift = len(whole.encode("utf-8", "replace")) - len(traced.encode("utf-8", "replace"))
+    text, shift = (whole, shift) if whole.endswith(traced) else (traced, 0)
+    spans = trace.get("spans", [])
+    places = [(span["start_byte"] + shift, span["end_byte"] + shift) for span in spans]
+    prompt_bytes = len(prompt.encode("utf-8", "replace")) if text.startswith(prompt) else 0
+    notes = [{**span, "matches": span["matches"][: _MOST["matches"]]} for span in spans]
+    return {"segments": segments(text, places, prompt_bytes), "notes": notes, "coverage": trace.get("coverage")}
+
+
+def _coverage(completions: Sequence[dict[str, Any]]) -> float | None:
+    """Share of all traced bytes that lie in spans."""
+    traces = [each["trace"] for each in completions if each.get("trace")]
+    lengths = [len(trace["text"].encode("utf-8", "replace")) for trace in traces]
+    covered = sum(trace["coverage"] * length for trace, length in zip(traces, lengths, strict=True))
+    return covered / sum(lengths) if sum(lengths) else None

@@ -1,0 +1,139 @@
+"""The server's routes: the API that OpenAI's clients speak, where words come from, health, and the page.
+
+A client of OpenAI's works against it by changing its base URL. What sets it apart is `POST /trace`: which parts of a
+text stand word for word in the training data, and where.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from underlay.errors import UserError
+from underlay.generate import Engine
+from underlay.serve.bodies import ChatBody, CompletionBody, TraceBody
+from underlay.serve.completions import plan_chat, plan_completion, respond
+from underlay.serve.errors import ApiError, install
+from underlay.serve.guard import Guard
+from underlay.serve.worker import Worker
+
+Trace = Callable[[str], dict[str, Any]]
+
+
+def create_app(
+    engine: Engine,
+    name: str,
+    trace: Trace | None = None,
+    api_key: str | None = None,
+    chat: bool = True,
+    queue_size: int = 64,
+) -> FastAPI:
+    """Make the server of one model, called `name` by its clients.
+
+    trace: finds a text in the training data, and gives what `POST /trace` answers (`underlay.trace.Trace.to_dict`);
+    it is called in a thread, one call at a time. api_key: what clients must send; without one only this machine is
+    answered. chat: whether the model was taught to converse. queue_size: how many requests may wait for a slot.
+    Raises UserError where the key is empty or the queue negative.
+    """
+    if api_key is not None and not api_key.strip():
+        raise UserError("the API key is empty; give one, or none at all")
+    if queue_size < 0:
+        raise UserError(f"queue_size: {queue_size} is below 0")
+    worker = Worker(engine, queue_size)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        await worker.stop()
+
+    app = FastAPI(title="Underlay", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.worker = worker
+    app.state.has_key = api_key is not None
+    app.add_middleware(Guard, api_key=api_key)
+    install(app)
+    _add_health(app, worker)
+    _add_page(app)
+    _add_trace(app, trace)
+    created = int(time.time())
+    facts = {"context_length": engine.context, "chat": chat, "traceable": trace is not None}
+    card = {"id": name, "object": "model", "created": created, "owned_by": "underlay", **facts}
+
+    def known(model: str) -> None:
+        if model != name:
+            raise ApiError(404, f"there is no model {model!r} here, only {name!r}", "model_not_found", "model")
+
+    @app.get("/v1/models")
+    async def models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [card]})
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> JSONResponse:
+        known(model)
+        return JSONResponse(card)
+
+    @app.post("/v1/completions")
+    async def completions(http: Request, body: CompletionBody) -> Response:
+        known(body.model)
+        return await respond(worker, http, body, plan_completion(engine, body))
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(http: Request, body: ChatBody) -> Response:
+        known(body.model)
+        if not chat:
+            raise ApiError(404, f"{name!r} was not taught to converse; use /v1/completions", "no_chat", "messages")
+        return await respond(worker, http, body, plan_chat(engine, body))
+
+    return app
+
+
+def _add_health(app: FastAPI, worker: Worker) -> None:
+    def state(good: bool, words: str) -> JSONResponse:
+        return JSONResponse({"status": words if good else f"not {words}"}, 200 if good else 503)
+
+    @app.get("/live")
+    async def live() -> JSONResponse:
+        return state(worker.alive, "alive")
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        return state(worker.ready, "ready")
+
+
+def _add_trace(app: FastAPI, trace: Trace | None) -> None:
+    turn = asyncio.Lock()
+
+    @app.post("/trace")
+    async def trace_text(body: TraceBody) -> JSONResponse:
+        if trace is None:
+            raise ApiError(404, "this model has no index of its training data", "no_index")
+        async with turn:
+            return JSONResponse(await asyncio.to_thread(trace, body.text))
+
+
+def _add_page(app: FastAPI) -> None:
+    page = resources.files("underlay.serve").joinpath("page.html").read_text("utf-8")
+    # The page's own script and style are allowed by their hashes, and nothing else.
+    allowed = {
+        f"{tag}-src": " ".join(_hash(text) for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
+        for tag in ("script", "style")
+    }
+    rules = {"default-src": "'none'", "connect-src": "'self'", "img-src": "data:", **allowed}
+    rules |= {"base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"}
+    headers = {"Content-Security-Policy": "; ".join(f"{key} {value}" for key, value in rules.items())}
+
+    @app.get("/")
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers=headers)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

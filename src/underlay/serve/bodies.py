@@ -1,0 +1,114 @@
+"""The bodies of requests, as OpenAI's clients send them.
+
+A parameter is honoured or refused by name, never ignored. (`user` is the one that asks for nothing.) Parameters of
+the API that this server does not have are accepted where they ask for what happens anyway.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from underlay.config import Config
+from underlay.generate.request import MOST_LOGPROBS
+
+MOST_CHOICES = 16
+MOST_STOPS = 16
+
+
+def _only(neutral: object) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is not None and value != neutral:
+            raise PydanticCustomError("unsupported_parameter", "this server does not support it; leave it out")
+        return value
+
+    return check
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+NoPenalty = Annotated[float | None, AfterValidator(_only(0))]
+NoBias = Annotated[dict[str, float] | None, AfterValidator(_only({}))]
+
+
+class StreamOptions(Config):
+    """What a stream carries besides its text."""
+
+    include_usage: bool = False
+
+
+class Body(Config):
+    """What both endpoints take."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    min_p: Probability | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    presence_penalty: NoPenalty = None
+    frequency_penalty: NoPenalty = None
+    logit_bias: NoBias = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def usage(self) -> bool:
+        """Whether a stream ends with a count of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionBody(Body):
+    """`POST /v1/completions`: text to be continued."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    suffix: Annotated[str | None, AfterValidator(_only(None))] = None
+    best_of: Annotated[int | None, AfterValidator(_only(1))] = None
+
+
+class TextPart(Config):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Config):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """The words."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatBody(Body):
+    """`POST /v1/chat/completions`: a conversation to be answered."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+
+class TraceBody(Config):
+    """`POST /trace`: text to be found in the training data."""
+
+    text: str

@@ -1,0 +1,21 @@
+"""What several test folders share: a small corpus of real code, and everything made from it."""
+
+import os
+import sysconfig
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# How long an example takes depends on the machine; correctness does not.
+settings.register_profile("underlay", deadline=None)
+settings.load_profile("underlay")
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
+
+STDLIB = Path(sysconfig.get_paths()["stdlib"])
+
+
+@pytest.fixture(scope="session")
+def code() -> list[Path]:
+    """Some source files of the standard library, found wherever Python is."""
+    return sorted(STDLIB.glob("json/*.py")) + sorted(STDLIB.glob("asyncio/*.py"))[:8]

@@ -1,0 +1,111 @@
+"""Datasets: every token leads back to its document, and every step's rows are known from its number."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data.conftest import World
+from hypothesis import given
+from hypothesis import strategies as st
+
+from underlay.data import Corpus, Dataset, Document, PackConfig, Rows, pack
+from underlay.data.rows import permute
+from underlay.errors import UserError
+from underlay.text import Special
+
+
+def test_tokens_lead_back_to_their_document_and_text(world: World) -> None:
+    texts = {document.id: document.text for document in world.corpus}
+    bos, eos = world.tokenizer.special(Special.BOS), world.tokenizer.special(Special.EOS)
+    seen = set()
+    for dataset in (world.dataset, world.heldout):
+        position = 0
+        for number, id_ in enumerate(dataset.ids):
+            document = dataset.document(number)
+            assert (document.id, document.start) == (id_, position)
+            tokens = dataset.tokens[document.start : document.end]
+            assert (tokens[0], tokens[-1]) == (bos, eos)
+            assert world.tokenizer.decode(tokens.tolist()) == texts[id_]
+            for place in (document.start, document.end - 1):
+                assert dataset.document_at(place) == document
+            position = document.end
+            seen.add(id_)
+        assert position == len(dataset) == len(dataset.tokens)
+    assert seen == texts.keys()
+
+
+def test_documents_are_held_out_by_content(world: World, tmp_path: Path) -> None:
+    subset = Corpus.write(tmp_path / "corpus", list(world.corpus)[::2], [])
+    (tmp_path / "dataset").mkdir()
+    pack(subset, world.tokenizer, PackConfig(heldout=0.2), tmp_path / "dataset")
+    held = set(Dataset(tmp_path / "dataset", "heldout").ids)
+    assert held == set(world.heldout.ids) & {document.id for document in subset}
+
+
+def test_packing_is_deterministic(world: World, tmp_path: Path) -> None:
+    pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path)
+    for path in ("dataset.json", "train/tokens.bin", "train/documents.parquet", "heldout/tokens.bin"):
+        assert (tmp_path / path).read_bytes() == (world.folder / path).read_bytes()
+
+
+def test_one_document_is_too_few(world: World, tmp_path: Path) -> None:
+    corpus = Corpus.write(tmp_path / "c", [Document("text", "a", 1, 1, "MIT", "text")], [])
+    with pytest.raises(UserError, match="at least 2 are needed"):
+        pack(corpus, world.tokenizer, PackConfig(), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["tokens.bin", "dataset.json"])
+def test_damaged_datasets_are_refused(world: World, tmp_path: Path, damage: str) -> None:
+    pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path)
+    path = tmp_path / ("train/tokens.bin" if damage == "tokens.bin" else damage)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=damage.replace(".", r"\.")):
+        Dataset(tmp_path)
+
+
+@given(st.integers(1, 300), st.binary(min_size=1, max_size=32))
+def test_the_permutation_is_one(size: int, key: bytes) -> None:
+    assert sorted(permute(index, size, key) for index in range(size)) == list(range(size))
+
+
+def test_the_permutation_depends_on_its_key_and_shuffles() -> None:
+    orders = [[permute(index, 1000, bytes([key])) for index in range(1000)] for key in range(5)]
+    assert len({tuple(order) for order in orders}) == 5
+    for order in orders:
+        correlation = np.corrcoef(order, range(1000))[0, 1]
+        assert abs(correlation) < 0.15
+
+
+def test_each_pass_reads_every_row_once(world: World) -> None:
+    rows = Rows(world.dataset, 16, seed=3)
+    first = [rows.start(sample) for sample in range(rows.count)]
+    second = [rows.start(sample) for sample in range(rows.count, 2 * rows.count)]
+    assert sorted(first) == sorted(second) == [row * 16 for row in range(rows.count)]
+    assert first != second
+    assert first != [Rows(world.dataset, 16, seed=4).start(sample) for sample in range(rows.count)]
+
+
+def test_batches_hold_the_rows_and_name_their_documents(world: World) -> None:
+    rows = Rows(world.dataset, 64, seed=0)
+    batch = rows.batch(5, 7)
+    assert batch.tokens.shape == batch.targets.shape == (7, 64)
+    for row in range(7):
+        start = rows.start(5 + row)
+        window = torch.from_numpy(world.dataset.tokens[start : start + 65].astype(np.int64))
+        assert torch.equal(batch.tokens[row], window[:-1])
+        assert torch.equal(batch.targets[row], window[1:])
+        expected = {world.dataset.number_at(place) for place in range(start, start + 65)}
+        assert set(batch.documents[row]) == expected
+
+
+def test_batches_do_not_depend_on_how_they_are_cut(world: World) -> None:
+    rows = Rows(world.dataset, 32, seed=1)
+    whole = rows.batch(10, 8)
+    parts = [rows.batch(first, 2) for first in range(10, 18, 2)]
+    assert torch.equal(whole.tokens, torch.cat([part.tokens for part in parts]))
+
+
+def test_too_small_a_corpus_says_how_small(world: World) -> None:
+    with pytest.raises(UserError, match=r"too small to train on: [\d,]+ tokens, at least 6,400,001 are needed"):
+        Rows(world.dataset, 100_000, seed=0)

@@ -1,0 +1,223 @@
+"""Training: the loop learns, schedules have their shapes, and stopping changes nothing."""
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from underlay.errors import UserError
+from underlay.models import Batch, Llama, LlamaConfig
+from underlay.train import CausalLM, Loss, TrainConfig, train
+from underlay.train.checkpoint import Progression, load, save
+from underlay.train.optimizer import Optimizer, OptimizerConfig, orthogonalize
+from underlay.train.schedule import ScheduleConfig
+
+SHAPE = LlamaConfig(vocabulary=40, context=16, width=32, depth=2, heads=2, kv_heads=1, hidden=48)
+
+
+class Counting:
+    """Rows that count upwards from a random start: easy to learn, and any of them is found by its number."""
+
+    def __init__(self, weigh: bool = False) -> None:
+        self.weigh = weigh
+
+    def batch(self, first: int, count: int) -> Batch:
+        starts = torch.tensor([(sample * 7919) % 40 for sample in range(first, first + count)])
+        tokens = (starts[:, None] + torch.arange(17)) % 40
+        weights = torch.ones(count, 16) if self.weigh else None
+        if weights is not None:
+            weights[:, ::2] = 0
+        return Batch(tokens[:, :-1], tokens[:, 1:], weights)
+
+
+def fresh(seed: int = 0) -> Llama:
+    torch.manual_seed(seed)
+    return SHAPE.build()
+
+
+def config(**changes: object) -> TrainConfig:
+    settings = {"steps": 12, "batch_rows": 8, "micro_rows": 8, "compile": False, "precision": "float32"}
+    return TrainConfig(**(settings | changes))
+
+
+def weights(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_it_learns(tmp_path: Path, muon: bool) -> None:
+    model = fresh()
+    settings = config(steps=60, optimizer=OptimizerConfig(muon=muon, adam_lr=0.01))
+    log = train(model, CausalLM(), Counting(), settings, tmp_path).progression.log
+    assert log[0]["loss"] == pytest.approx(math.log(40), rel=0.05)
+    assert log[-1]["loss"] < 0.3
+
+
+def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    models = [fresh(0), fresh(0), fresh(1)]
+    for index, model in enumerate(models):
+        train(model, CausalLM(), Counting(), config(), tmp_path / str(index))
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+class Stopping(Counting):
+    """Sends this process a signal while it is asked for a certain sample."""
+
+    def __init__(self, at: int, number: int) -> None:
+        super().__init__()
+        self.at, self.number = at, number
+
+    def batch(self, first: int, count: int) -> Batch:
+        if first == self.at:
+            os.kill(os.getpid(), self.number)
+        return super().batch(first, count)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path, number: int) -> None:
+    undisturbed, stopped = fresh(), fresh()
+    whole = train(undisturbed, CausalLM(), Counting(), config(), tmp_path / "a")
+    for at in (16, 56):
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped, CausalLM(), Stopping(at, number), config(), tmp_path / "b")
+    resumed = fresh(seed=5)  # what it holds is overwritten by the checkpoint
+    parts = train(resumed, CausalLM(), Counting(), config(), tmp_path / "b")
+    assert same(undisturbed, resumed)
+    assert whole.progression.log == parts.progression.log
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
+    models = [fresh(), fresh()]
+    for model, micro in zip(models, (8, 2), strict=True):
+        train(model, CausalLM(), Counting(weigh=True), config(steps=3, micro_rows=micro), tmp_path / str(micro))
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+
+
+def test_unweighted_targets_are_not_learned(tmp_path: Path) -> None:
+    class Garbage(Counting):
+        def batch(self, first: int, count: int) -> Batch:
+            batch = super().batch(first, count)
+            assert batch.weights is not None
+            return Batch(batch.tokens, torch.where(batch.weights > 0, batch.targets, 0), batch.weights)
+
+    models = [fresh(), fresh()]
+    train(models[0], CausalLM(), Counting(weigh=True), config(), tmp_path / "a")
+    train(models[1], CausalLM(), Garbage(weigh=True), config(), tmp_path / "b")
+    assert same(*models)
+
+
+def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
+    class Silent(Counting):
+        def batch(self, first: int, count: int) -> Batch:
+            batch = super().batch(first, count)
+            return Batch(batch.tokens, batch.targets, torch.zeros(batch.tokens.shape))
+
+    with pytest.raises(UserError, match="nothing to learn from"):
+        train(fresh(), CausalLM(), Silent(), config(), tmp_path)
+
+
+def test_a_step_without_a_finite_gradient_is_left_out(tmp_path: Path) -> None:
+    class Bursting(CausalLM):
+        def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+            loss = super().__call__(model, batch)
+            return Loss(loss.sum * float("nan"), loss.count) if batch.tokens[0, 0] == (7919 * 24) % 40 else loss
+
+    model = fresh()
+    outcome = train(model, Bursting(), Counting(), config(), tmp_path)
+    assert outcome.progression.skipped >= 1
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_a_run_that_only_diverges_stops(tmp_path: Path) -> None:
+    class Broken(CausalLM):
+        def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+            loss = super().__call__(model, batch)
+            return Loss(loss.sum * float("inf"), loss.count)
+
+    with pytest.raises(UserError, match="diverged"):
+        train(fresh(), Broken(), Counting(), config(steps=100), tmp_path)
+
+
+def test_a_run_limited_in_time_sets_its_length_and_ends(tmp_path: Path) -> None:
+    settings = config(steps=None, minutes=0.05)
+    outcome = train(fresh(), CausalLM(), Counting(), settings, tmp_path)
+    state = outcome.progression
+    assert state.step == state.steps
+    assert 0.5 * 3 < state.seconds < 2.5 * 3
+    rates = [row["rate"] for row in state.log]
+    assert rates[-1] < 0.05
+    assert max(rates) == 1.0
+
+
+def test_compiled_equals_eager_but_for_rounding(tmp_path: Path) -> None:
+    pytest.importorskip("torch._inductor")
+    if not config(compile=None).compiles():
+        pytest.skip("no C++ compiler on this machine")
+    losses = []
+    for compiled in (False, True):
+        outcome = train(fresh(), CausalLM(), Counting(), config(compile=compiled), tmp_path / str(compiled))
+        losses.append([row["loss"] for row in outcome.progression.log])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_checkpoints_hold_everything_and_skip_damaged_ones(tmp_path: Path) -> None:
+    model = fresh()
+    optimizer = Optimizer(model, OptimizerConfig())
+    CausalLM()(model, Counting().batch(0, 4)).sum.backward()
+    optimizer.step(1.0)
+    save(tmp_path, model, optimizer, Progression(step=3, log=[{"loss": 1.0}]))
+    (tmp_path / "step-00000009").mkdir()
+    (tmp_path / "step-00000009" / "state.safetensors").write_bytes(b"half")
+    other = fresh(seed=9)
+    other_optimizer = Optimizer(other, OptimizerConfig())
+    assert load(tmp_path, other, other_optimizer) == Progression(step=3, log=[{"loss": 1.0}])
+    assert same(model, other)
+    states = (optimizer.state(), other_optimizer.state())
+    assert states[0].keys() == states[1].keys()
+    assert len(states[0]) > 5
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@given(st.integers(1, 400), st.integers(0, 50), st.floats(0, 1))
+def test_schedules_stay_in_bounds_and_fall_at_the_end(steps: int, warmup: int, decay: float) -> None:
+    schedule = ScheduleConfig(warmup_steps=warmup, decay=decay)
+    rates = [schedule.rate(step, steps) for step in range(steps)]
+    assert all(0 <= rate <= 1 for rate in rates)
+    falling = rates[max(schedule.decay_start(steps), warmup) :]
+    assert falling == sorted(falling, reverse=True)
+    assert [schedule.rate(step, None) for step in range(schedule.decay_start(steps))] == rates[: schedule.decay_start(steps)]
+
+
+@given(st.sampled_from([(3, 8, 8), (2, 12, 4), (2, 4, 12)]), st.integers(0, 1000))
+def test_orthogonalize_lifts_singular_values_to_one(shape: tuple[int, ...], seed: int) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    result = orthogonalize(matrices, steps=8, dtype=torch.float32)
+    values = torch.linalg.svdvals(result)
+    reached = torch.linalg.svdvals(matrices) > 0.02 * matrices.norm(dim=(-2, -1))[:, None]
+    assert ((values[reached] > 0.6) & (values[reached] < 1.3)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"steps": None}, "set either steps or minutes"),
+        ({"minutes": 1.0}, "set either steps or minutes"),
+        ({"micro_rows": 3}, "no multiple of micro_rows"),
+    ],
+)
+def test_impossible_settings(changes: dict, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        config(**changes)
