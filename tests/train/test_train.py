@@ -99,11 +99,21 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path, number: int) -
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
-    models = [fresh(), fresh()]
-    for model, micro in zip(models, (8, 2), strict=True):
-        train(model, CausalLM(), Counting(weigh=True), config(steps=3, micro_rows=micro), tmp_path / str(micro))
-    for one, other in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+    class Uneven(Counting):
+        """Rows that weigh differently: a mean of the micro-batches' means would be wrong."""
+
+        def batch(self, first: int, count: int) -> Batch:
+            batch = super().batch(first, count)
+            lengths = torch.arange(first, first + count) % 5 + 1
+            return Batch(batch.tokens, batch.targets, (torch.arange(16) < lengths[:, None]).float())
+
+    logs = []
+    for micro in (8, 4, 1):
+        outcome = train(fresh(), CausalLM(), Uneven(), config(steps=3, micro_rows=micro), tmp_path / str(micro))
+        logs.append([(row["loss"], row["norm"]) for row in outcome.progression.log])
+    for log in logs[1:]:
+        assert log[0] == pytest.approx(logs[0][0], rel=1e-5)
+        assert log[2] == pytest.approx(logs[0][2], rel=1e-2)
 
 
 def test_unweighted_targets_are_not_learned(tmp_path: Path) -> None:
@@ -152,11 +162,11 @@ def test_a_run_that_only_diverges_stops(tmp_path: Path) -> None:
 
 
 def test_a_run_limited_in_time_sets_its_length_and_ends(tmp_path: Path) -> None:
-    settings = config(steps=None, minutes=0.05)
+    settings = config(steps=None, minutes=0.03)
     outcome = train(fresh(), CausalLM(), Counting(), settings, tmp_path)
     state = outcome.progression
     assert state.step == state.steps
-    assert 0.5 * 3 < state.seconds < 2.5 * 3
+    assert state.step > 24
     rates = [row["rate"] for row in state.log]
     assert rates[-1] < 0.05
     assert max(rates) == 1.0

@@ -19,9 +19,10 @@ ModelArgument = Annotated[
 ]
 
 
-def console() -> Console:
-    """The terminal; a width that does not depend on it where the output is not one."""
-    return Console(highlight=False, soft_wrap=True)
+def console(stderr: bool = False) -> Console:
+    """The terminal; where the output is none, lines are as long as they need to be."""
+    out = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    return out if out.is_terminal else Console(highlight=False, soft_wrap=True, stderr=stderr, width=240)
 
 
 def open_library(folder: Path | None) -> Library:

@@ -32,7 +32,7 @@ def ls(
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("artifact", "made by", "size", "made at"):
-        table.add_column(column, justify="right" if column == "size" else "left")
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for artifact in found:
         manifest = artifact.manifest
         made_at = manifest.created[:16].replace("T", " ")

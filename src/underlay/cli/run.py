@@ -42,7 +42,7 @@ def run(
 
     steps = read_recipe(recipe, set_ or (), source or ())
     shelf = open_library(library)
-    with Display(Console(stderr=json_, highlight=False)) as display:
+    with Display(console(stderr=json_)) as display:
         made = run_recipe(steps, shelf, display, until)
     if json_:
         print_json({stage: artifact.reference for stage, artifact in made.items()})

@@ -203,7 +203,7 @@ def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:
     order = sorted(range(len(points)), key=lambda index: points[index].model - points[index].xz)
     largest = max(range(len(points)), key=lambda index: points[index].bytes)
     places = axes.transData.transform([(point.xz, point.model) for point in points])
-    taken: list[tuple[float, float, float, float]] = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    taken: list[tuple[float, float, float, float]] = [(x - 3, y - 3, x + 3, y + 3) for x, y in places]
     line = np.linspace(*axes.get_xlim(), 200)
     taken += [(x, y, x, y) for x, y in axes.transData.transform(np.column_stack([line, line]))]
     frame = axes.bbox
@@ -216,6 +216,8 @@ def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:
             (x - away - wide, y - 6),
             (x - wide / 2, y + away),
             (x - wide / 2, y - away - 12),
+            (x, y + away),
+            (x, y - away - 12),
         ):
             box = (left, bottom, left + wide, bottom + 12)
             inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1

@@ -24,7 +24,7 @@ from underlay.evaluate.plots import Point, compact, funnel_bars, heldout_scatter
 
 _LONGEST_TEXT = 12_000
 """Characters of one text that are shown."""
-_MOST = {"completions": 12, "functions": 8, "heldout": 120, "licences": 8, "lineage": 60, "matches": 5}
+_MOST = {"completions": 12, "functions": 8, "heldout": 120, "licences": 8, "lineage": 60, "matches": 5, "points": 400}
 """Entries of one kind that are shown."""
 
 
@@ -110,6 +110,7 @@ def write_report(data: ReportData, path: Path) -> None:
         licences=_top(data.licences),
         figures={"pretrain": None, "adapt": None, "heldout": None, **_figures(data)},
         heldout=sorted(data.heldout, key=lambda file: file[2] - file[3])[: _MOST["heldout"]],
+        drawn=_MOST["points"],
         better=sum(model < xz for _, _, model, xz in data.heldout),
         functions=[{**each, **_bodies(each)} for each in data.functions[: _MOST["functions"]]],
         shares=share_bars(data.valid_function_share),
@@ -234,8 +235,8 @@ def fact(value: float | str | bool, name: str) -> str:
     if name == "energy_wh":
         return f"{value:.3g} Wh"
     if name == "flops" and value > 0:
-        power = math.floor(math.log10(value))
-        return f"{value / 10**power:.1f} × 10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
     return compact(value) if abs(value) >= 100_000 else number(value)
 
 
@@ -309,6 +310,7 @@ def _figures(data: ReportData) -> dict[str, dict[str, Markup]]:
         for source, count, model, xz in data.heldout
         if math.isfinite(model) and math.isfinite(xz)
     ]
+    points = sorted(points, key=lambda point: -point.bytes)[: _MOST["points"]]
     if len(points) > 2:
         figures["heldout"] = heldout_scatter("heldout", points)
     # matplotlib escapes the only foreign text in the drawings, the names of the files.

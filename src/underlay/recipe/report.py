@@ -113,7 +113,11 @@ def _collect(
         funnel=funnel(raw, corpus),
         redactions=_redactions(corpus),
         licences=corpus_licences(inputs["corpus"]),
-        corpus={"source": ", ".join(gathered.config["source"]), **inputs["corpus"].manifest.metrics},
+        corpus={
+            "source": ", ".join(gathered.config["source"]),
+            "documents": inputs["corpus"].manifest.metrics["documents"],
+            "bytes": inputs["corpus"].manifest.metrics["bytes"],
+        },
         tokens={
             "vocabulary": config["vocabulary"],
             "train": dataset.metrics["tokens"]["train"],

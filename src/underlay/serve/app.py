@@ -83,14 +83,14 @@ def create_app(
     @app.post("/v1/completions")
     async def completions(http: Request, body: CompletionBody) -> Response:
         known(body.model)
-        return await respond(worker, http, body, plan_completion(engine, body))
+        return await respond(worker, http, body, await asyncio.to_thread(plan_completion, engine, body))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request, body: ChatBody) -> Response:
         known(body.model)
         if not chat:
             raise ApiError(404, f"{name!r} was not taught to converse; use /v1/completions", "no_chat", "messages")
-        return await respond(worker, http, body, plan_chat(engine, body))
+        return await respond(worker, http, body, await asyncio.to_thread(plan_chat, engine, body))
 
     return app
 

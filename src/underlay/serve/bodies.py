@@ -26,8 +26,16 @@ def _only(neutral: object) -> Callable[[Any], Any]:
     return check
 
 
+def _encodable(text: str) -> str:
+    # JSON can spell half a surrogate pair, which is no character and has no bytes.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise PydanticCustomError("invalid_text", "it holds half a surrogate pair, which is not text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopString = Annotated[Text, Field(min_length=1, max_length=256)]
 NoPenalty = Annotated[float | None, AfterValidator(_only(0))]
 NoBias = Annotated[dict[str, float] | None, AfterValidator(_only({}))]
 
@@ -73,7 +81,7 @@ class Body(Config):
 class CompletionBody(Body):
     """`POST /v1/completions`: text to be continued."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Text | list[Text] | list[int] | list[list[int]]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     suffix: Annotated[str | None, AfterValidator(_only(None))] = None
@@ -84,14 +92,14 @@ class TextPart(Config):
     """A piece of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(Config):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
     @property
     def text(self) -> str:
@@ -111,4 +119,4 @@ class ChatBody(Body):
 class TraceBody(Config):
     """`POST /trace`: text to be found in the training data."""
 
-    text: str
+    text: Text

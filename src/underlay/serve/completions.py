@@ -46,16 +46,21 @@ def plan_completion(engine: Engine, body: CompletionBody) -> Plan:
         raise ApiError(
             400, "'logprobs' covers new tokens alone, not those that 'echo' repeats", "invalid_value", "echo"
         )
-    given = body.prompt
-    if isinstance(given, str) or (given and isinstance(given[0], int)):
-        given = [given]  # type: ignore[list-item, assignment]
-    prompts = [[bos, *tokenizer.encode(p)] if isinstance(p, str) else p for p in given]
+    prompts = [[bos, *tokenizer.encode(p)] if isinstance(p, str) else p for p in _prompts(body.prompt)]
     if not prompts:
         raise ApiError(400, "'prompt' holds no prompt", "invalid_value", "prompt")
     length = DEFAULT_LENGTH if body.max_tokens is None else body.max_tokens
     requests = _requests(engine, body, prompts, length, "max_tokens", body.logprobs)
     echoes = [tokenizer.decode(request.prompt) if body.echo else "" for request in requests]
     return Plan(requests, sum(map(len, prompts)), CompletionWording(tokenizer, echoes))
+
+
+def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str] | list[list[int]]:
+    """One prompt, or a list of them, is a list of them."""
+    if isinstance(given, str):
+        return [given]
+    tokens = [item for item in given if isinstance(item, int)]
+    return [tokens] if tokens else [item for item in given if not isinstance(item, int)]  # type: ignore[return-value]
 
 
 def plan_chat(engine: Engine, body: ChatBody) -> Plan:
@@ -87,7 +92,7 @@ def _requests(
     """`n` requests a prompt, each with a seed of its own, checked. Raises ApiError naming the client's parameter."""
     seed = secrets.randbits(63) if body.seed is None else body.seed
     defaults = Sampling()
-    requests = []
+    requests: list[Request] = []
     try:
         for prompt in prompts:
             for _ in range(body.n or 1):

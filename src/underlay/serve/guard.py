@@ -73,7 +73,7 @@ class Guard:
                 return ApiError(403, "this server has no API key, so it answers its own machine alone", "wrong_host")
         elif scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            if not (scheme.lower() == "bearer" and hmac.compare_digest(_digest(given.encode()), self._key)):
+            if not (scheme.lower() == "bearer" and hmac.compare_digest(_digest(given.encode("latin-1")), self._key)):
                 message = "no valid API key; send it as 'Authorization: Bearer KEY'"
                 return ApiError(401, message, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         length = headers.get("content-length", "0")

@@ -18,7 +18,7 @@ LARGEST_HEADER = 1 << 16
 
 
 class Server(uvicorn.Server):
-    """Turns new requests away as soon as it is told to stop, and ends when the last answer has; a second Ctrl-C ends it."""
+    """Turns new requests away once told to stop, and ends with the last answer; a second Ctrl-C ends it at once."""
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(

@@ -122,7 +122,7 @@ class Worker:
         while self._receive():
             try:
                 events = self.engine.step()
-            except Exception:
+            except Exception:  # noqa: BLE001 - it is logged, and told to the clients
                 # One defect must not end the server: what was under way fails, the next request finds an empty engine.
                 _log.exception("the engine failed")
                 self._fail()
