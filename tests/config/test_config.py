@@ -30,7 +30,7 @@ class Large(Config):
 class Outer(Config):
     name: str
     inner: Inner = Inner()
-    parts: dict[str, Small | Large] = {}
+    parts: dict[str, Small | Large] | None = None
 
 
 def fails(values: dict, text: str) -> None:

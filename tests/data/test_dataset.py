@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.conftest import World
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.conftest import World
 from underlay.data import Corpus, Dataset, Document, PackConfig, Rows, pack
 from underlay.data.rows import permute
 from underlay.errors import UserError

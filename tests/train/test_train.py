@@ -208,7 +208,9 @@ def test_schedules_stay_in_bounds_and_fall_at_the_end(steps: int, warmup: int, d
     assert all(0 <= rate <= 1 for rate in rates)
     falling = rates[max(schedule.decay_start(steps), warmup) :]
     assert falling == sorted(falling, reverse=True)
-    assert [schedule.rate(step, None) for step in range(schedule.decay_start(steps))] == rates[: schedule.decay_start(steps)]
+    assert [schedule.rate(step, None) for step in range(schedule.decay_start(steps))] == rates[
+        : schedule.decay_start(steps)
+    ]
 
 
 @given(st.sampled_from([(3, 8, 8), (2, 12, 4), (2, 4, 12)]), st.integers(0, 1000))

@@ -117,7 +117,7 @@ def heldout_scatter(name: str, points: Sequence[Point]) -> dict[str, str]:
 
 
 def funnel_bars(rows: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
-    """Rows with where their bar starts and how long it is, in percent of what was found; drops are taken off the end."""
+    """Rows with their bar's start and length, in percent of what was found; drops are taken off the end."""
     total = max((documents for _, documents, _ in rows), default=0) or 1
     left, shown = total, []
     for name, documents, volume in rows:

@@ -97,8 +97,8 @@ def write_report(data: ReportData, path: Path) -> None:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
     environment.filters.update(
-        size=size, duration=duration, percent=percent, number=number, compact=compact, words=words, fact=fact, label=label,
-        when=when, place=_place,
+        size=size, duration=duration, percent=percent, number=number, compact=compact, words=words, fact=fact,
+        label=label, when=when, place=_place,
     )  # fmt: skip
     template = environment.from_string(files("underlay.evaluate").joinpath("report.html").read_text("utf-8"))
     page = template.render(
@@ -249,9 +249,9 @@ def _finalize(value: Any) -> Any:
     return visible(_shorten(value)) if isinstance(value, str) else value
 
 
-def _shorten(text: str) -> str:
-    left = len(text) - _LONGEST_TEXT
-    return text if left <= 0 else f"{text[:_LONGEST_TEXT]} … ({left:,} more characters)"
+def _shorten(text: str, longest: int = _LONGEST_TEXT) -> str:
+    left = len(text) - longest
+    return text if left <= 0 else f"{text[:longest]} … ({left:,} more characters)"
 
 
 def _edge(data: bytes, offset: int, step: int) -> int:
@@ -293,7 +293,7 @@ def _top(licences: dict[str, int]) -> list[tuple[str, int, float]]:
     if len(rest := ranked[most:]) > 1:
         ranked = [*ranked[:most], (f"{len(rest)} others", sum(count for _, count in rest))]
     total = sum(licences.values()) or 1
-    return [(name, count, count / total) for name, count in ranked]
+    return [(_shorten(name, 60), count, count / total) for name, count in ranked]
 
 
 def _figures(data: ReportData) -> dict[str, dict[str, Markup]]:

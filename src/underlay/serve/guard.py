@@ -20,6 +20,7 @@ from underlay.serve.errors import ApiError, internal
 OPEN_PATHS = frozenset({"/", "/live", "/ready"})
 """Served without a key: the page holds nothing of the model's."""
 LARGEST_BODY = 1 << 20
+LARGEST_HEADER = 1 << 16
 """Bytes."""
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _PORT = re.compile(r":\d+$")
@@ -76,9 +77,8 @@ class Guard:
             if not (scheme.lower() == "bearer" and hmac.compare_digest(_digest(given.encode("latin-1")), self._key)):
                 message = "no valid API key; send it as 'Authorization: Bearer KEY'"
                 return ApiError(401, message, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length[:20]) > LARGEST_BODY:
-            return _too_large()
+        if sum(len(key) + len(value) for key, value in scope["headers"]) > LARGEST_HEADER:
+            return ApiError(431, f"the headers are larger than {LARGEST_HEADER} bytes", "headers_too_large")
         return None
 
 
@@ -87,21 +87,20 @@ def _digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-def _too_large() -> ApiError:
-    return ApiError(413, f"the body is larger than {LARGEST_BODY} bytes", "body_too_large")
-
-
 def _capped(receive: Receive) -> Receive:
-    """Stop reading a body that is sent in chunks once it is too large."""
+    """Refuse a body once it is too large, whatever length it was said to have."""
     read = 0
 
     async def receive_some() -> Message:
         nonlocal read
         message = await receive()
-        if message["type"] == "http.request":
+        read += len(message.get("body", b""))
+        if read <= LARGEST_BODY:
+            return message
+        # A client that is still sending would not hear the answer: let it send some more, and keep none of it.
+        while message.get("more_body") and read < 16 * LARGEST_BODY:
+            message = await receive()
             read += len(message.get("body", b""))
-            if read > LARGEST_BODY:
-                raise HTTPException(413, str(_too_large()))
-        return message
+        raise HTTPException(413, f"the body is larger than {LARGEST_BODY} bytes")
 
     return receive_some

@@ -9,12 +9,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from underlay.errors import UserError
+from underlay.serve.guard import LARGEST_HEADER
 from underlay.serve.worker import Worker
 
 GRACE = 30
 """Seconds that answers under way are given to end."""
-LARGEST_HEADER = 1 << 16
-"""Bytes."""
 
 
 class Server(uvicorn.Server):

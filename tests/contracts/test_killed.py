@@ -1,0 +1,45 @@
+"""Contract 1, on the whole path: killed at random moments, a recipe ends with the same models as an undisturbed one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from underlay.library import Library
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "small.yaml"
+KILLS = 10
+
+
+def start(library: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "underlay", "run", str(RECIPE), "--library", str(library)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_ten_times_and_still_the_same(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert start(tmp_path / "calm").wait(timeout=600) == 0
+    duration = time.monotonic() - began
+
+    rng = random.Random(0)
+    disturbed = Library(tmp_path / "disturbed")
+    interrupted = 0
+    for _ in range(KILLS):
+        process = start(disturbed.root)
+        time.sleep(rng.uniform(0.15, 0.5) * duration)
+        interrupted += process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert [found for _, found in disturbed.verify() if found] == []
+    assert interrupted >= 3, "the kills came too late to disturb anything"
+    assert start(disturbed.root).wait(timeout=600) == 0
+
+    calm = Library(tmp_path / "calm")
+    assert {a.manifest.hash for a in calm.artifacts("model")} == {a.manifest.hash for a in disturbed.artifacts("model")}
+    assert len(list(calm.artifacts("model"))) == 2
+    assert [found for _, found in disturbed.verify() if found] == []
+    assert list((disturbed.root / ".staging").iterdir()) == []
