@@ -81,6 +81,21 @@ def test_tokens_do_not_depend_on_arrival(model: Llama, tokenizer: Tokenizer) -> 
     assert [handle.answer() for handle in handles] == alone
 
 
+def test_a_long_prompt_is_read_while_others_are_answered(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    model = make_model(tokenizer.size, context=1200)
+    long = Request([7 + i * i % 200 for i in range(1100)], 4, Sampling(0), stop_ids=NEVER, logprobs=3)
+    engine = Engine(model, tokenizer, slots=2)
+    alone = engine.generate([long])
+    other = engine.submit(Request([9], 20, Sampling(0), stop_ids=NEVER))
+    handle = engine.submit(long)
+    engine.step()
+    assert len(other.ids) == 1  # not held up by the long one
+    assert not handle.ids
+    while engine.step():
+        pass
+    assert [handle.answer()] == alone
+
+
 def test_seeds_matter(engine: Engine) -> None:
     requests = [Request([9], 20, Sampling(1.0, seed=seed), stop_ids=NEVER) for seed in (1, 2, 1)]
     first, second, third = (answer.ids for answer in engine.generate(requests))

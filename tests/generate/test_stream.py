@@ -56,6 +56,12 @@ def test_no_part_of_a_stop_string_is_shown() -> None:
     assert stream.stopped
 
 
+def test_the_stop_string_that_is_complete_first_counts() -> None:
+    for pieces in ([b"xabc"], [b"x", b"a", b"b", b"c"]):
+        assert "".join(run(pieces, ("abc", "b"))[0]) == "xa"
+        assert "".join(run(pieces, ("b", "ab"))[0]) == "x"
+
+
 def test_characters_wait_for_all_their_bytes() -> None:
     stream = TextStream()
     fox = "🦊".encode()

@@ -178,7 +178,9 @@ def test_compiled_equals_eager_but_for_rounding(tmp_path: Path) -> None:
         pytest.skip("no C++ compiler on this machine")
     losses = []
     for compiled in (False, True):
-        outcome = train(fresh(), CausalLM(), Counting(), config(compile=compiled), tmp_path / str(compiled))
+        outcome = train(
+            fresh(), CausalLM(compile=compiled), Counting(), config(compile=compiled), tmp_path / str(compiled)
+        )
         losses.append([row["loss"] for row in outcome.progression.log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 

@@ -76,7 +76,7 @@ def functions_in(document: Document) -> Iterator[Pair]:
             yield Pair(prompt, answer, document.id, document.first_line + node.lineno - 1)
 
 
-def passages_in(document: Document, length: int = 400) -> Iterator[Pair]:
+def passages_in(document: Document, length: int = 240) -> Iterator[Pair]:
     """Neighbouring passages of about `length` characters, cut at empty lines: each asks for the next."""
     passages: list[tuple[int, str]] = []
     line, start, current = document.first_line, document.first_line, ""

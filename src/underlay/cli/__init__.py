@@ -15,7 +15,7 @@ from underlay import __version__
 from underlay.cli import doctor, generate, library, run, serve, trace
 from underlay.errors import MachineError, UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -46,6 +46,8 @@ def _explain(error: Exception) -> str | None:
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in _FULL:
         return f"the disk is full{where}; what is done is kept: free some space and run the same command again"
+    if error.errno is None:  # numpy and pyarrow do not always say
+        return f"writing failed ({error}); is the disk full? What is done is kept: run the same command again"
     if error.errno in _FORBIDDEN:
         return f"no permission to write or read{where}; check the folder's permissions or set UNDERLAY_LIBRARY"
     return None

@@ -123,4 +123,4 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _excluded(path: Path, root: Path, patterns: Sequence[str]) -> bool:
     name = path.relative_to(root).as_posix()
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    return path != root and any(fnmatch.fnmatch(name, pattern) for pattern in patterns)

@@ -43,6 +43,8 @@ CHUNK = 256
 """A prompt is read in chunks of so many tokens, so that a long one does not hold up the others."""
 PREFILL = 512
 """Prompt tokens after which a step reads no further chunk."""
+SMALL = 1_000_000_000
+"""Multiplications (tokens times parameters) of a chunk below which a second CPU thread costs more than it brings."""
 SEEN_STEP = 64
 """Attention reads the cache in multiples of so many places."""
 
@@ -135,6 +137,7 @@ class Engine:
         self._dtype = dtype or torch.float32
         self._model = _in_dtype(model, self._dtype)
         self._device = model.embedding.weight.device
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self._deterministic = deterministic
         self._slots: list[Handle | None] = [None] * slots
         self._waiting: deque[Handle] = deque()
@@ -244,7 +247,9 @@ class Engine:
                 tokens = torch.tensor([prompt[start:end]], device=self._device)
                 places = self._places[start:end]
                 mask = None if start == 0 else self._places[:end] <= places[:, None]
-                self._model.hidden(tokens, places[None], mask, self._cache.span(slot, start), self._dtype)
+                small = self._device.type == "cpu" and (end - start) * self._parameters < SMALL
+                with _one_thread(small):
+                    self._model.hidden(tokens, places[None], mask, self._cache.span(slot, start), self._dtype)
                 handle._read = end
                 spent += end - start
 

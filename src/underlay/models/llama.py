@@ -76,6 +76,12 @@ class Llama(nn.Module):
                 added = name.endswith(("attention.output.weight", "mlp.down.weight"))
                 nn.init.normal_(parameter, std=0.02 / ((2 * self.config.depth) ** 0.5 if added else 1.0))
 
+    @torch.no_grad()
+    def start_from(self, embedding: Tensor) -> None:
+        """Take embeddings (vocabulary, width) of unit variance, at a scale where a tied head starts nearly even."""
+        self.embedding.weight.copy_(0.1 * embedding)
+        self.norm.weight.fill_(0.2)
+
     def hidden(
         self,
         tokens: Tensor,

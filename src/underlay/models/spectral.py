@@ -54,10 +54,10 @@ def _gram(matrix: Tensor, transposed: Tensor, basis: Tensor) -> Tensor:
 def _sparse(rows: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], size: int) -> Tensor:
     order = np.lexsort((columns, rows))
     starts = np.searchsorted(rows[order], np.arange(size + 1))
-    parts = (torch.from_numpy(part) for part in (starts, columns[order], values[order]))
+    first, column, value = (torch.from_numpy(part) for part in (starts, columns[order], values[order]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its sparse rows a beta
-        return torch.sparse_csr_tensor(*parts, size=(size, size), check_invariants=True)
+        return torch.sparse_csr_tensor(first, column, value, size=(size, size), check_invariants=True)
 
 
 def _mutual_information(tokens: NDArray[Any], vocabulary: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

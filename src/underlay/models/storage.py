@@ -1,11 +1,13 @@
 """Models on disk: `config.json` beside `model.safetensors`. Nothing is ever unpickled, no code is imported."""
 
+import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from underlay.config import parse
 from underlay.errors import UserError
@@ -17,7 +19,16 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def save_model(model: Llama, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` into an existing folder."""
     (folder / CONFIG).write_text(json.dumps(model.config.model_dump(), indent=2) + "\n", "utf-8")
-    save_file({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    write_tensors(model.state_dict(), folder / WEIGHTS)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name as safetensors. Raises OSError where the disk does not take them."""
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # the library hides the system's own error in its text
+        full = "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
 
 
 def load_model(folder: Path) -> Llama:

@@ -38,7 +38,7 @@ def read_recipe(path: Path, assignments: Sequence[str] = (), sources: Sequence[s
         if not gathering:
             raise UserError(f"{path}: --source is given, but no stage gathers")
         for stage in gathering:
-            stage["source"] = list(sources)
+            stage |= {"source": list(sources), "exclude": []}  # what was left out belonged to the other sources
     return parse(Recipe, values, str(path))
 
 

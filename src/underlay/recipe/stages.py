@@ -65,6 +65,8 @@ class PretrainStage(Config):
     """What to learn from."""
     model: LlamaShape = LlamaShape()
     """The model's shape."""
+    embedding: Literal["spectral", "random"] = "spectral"
+    """What the embeddings start from: counted pairs of neighbouring tokens, or chance."""
     train: TrainConfig
     """How it is trained."""
 

@@ -18,6 +18,7 @@ from underlay.evaluate.functions import FunctionSample, sample_functions
 from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
 from underlay.models import LlamaConfig
+from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_model, parameter_count, save_model
 from underlay.plan.flops import training_flops
 from underlay.progress import Progress
@@ -121,9 +122,10 @@ def _pretrain(job: Job) -> None:
     shape = settings.model.model_dump()
     config = LlamaConfig(**shape, vocabulary=dataset.info.vocabulary, context=settings.train.context)
     model = config.build()
-    outcome = train(
-        model, CausalLM(settings.train.dtype()), rows, settings.train, job.draft.scratch, job.progress, job.log
-    )
+    if settings.embedding == "spectral":
+        model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
+    objective = CausalLM(settings.train.dtype(), settings.train.compiles())
+    outcome = train(model, objective, rows, settings.train, job.draft.scratch, job.progress, job.log)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, config, settings.train)
@@ -142,9 +144,8 @@ def _adapt(job: Job) -> None:
     kind, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id not in heldout), settings.pairs)
     source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
-    outcome = train(
-        model, CausalLM(settings.train.dtype()), source, settings.train, job.draft.scratch, job.progress, job.log
-    )
+    objective = CausalLM(settings.train.dtype(), settings.train.compiles())
+    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, model.config, settings.train)

@@ -112,8 +112,9 @@ class Worker:
             raise ApiError(503, "the server is shutting down", "shutting_down")
         if self._open + len(requests) > self.capacity:
             raise ApiError(429, "too many requests are waiting; try again", "queue_full", headers={"Retry-After": "1"})
+        if self._open == 0:
+            self._last_step = time.monotonic()  # idle is not stuck
         self._open += len(requests)
-        self._last_step = max(self._last_step, time.monotonic() if self._open == len(requests) else 0.0)
         job = Job(requests)
         self._inbox.put(job)
         return job

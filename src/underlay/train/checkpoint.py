@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from underlay.models.storage import write_tensors
 from underlay.train.optimizer import Optimizer
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
@@ -42,7 +43,7 @@ def save(folder: Path, model: nn.Module, optimizer: Optimizer, progression: Prog
     temporary.mkdir(parents=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / _TENSORS)
+    write_tensors(tensors, temporary / _TENSORS)
     (temporary / _STATE).write_text(json.dumps(asdict(progression)), "utf-8")
     for path in (temporary / _TENSORS, temporary / _STATE, temporary):
         handle = os.open(path, os.O_RDONLY)

@@ -27,7 +27,7 @@ from underlay.progress import Progress, silent
 from underlay.train import checkpoint
 from underlay.train.checkpoint import Progression
 from underlay.train.interrupt import Interruptible
-from underlay.train.objectives import Loss, Objective
+from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer, OptimizerConfig
 from underlay.train.schedule import ScheduleConfig
 
@@ -120,13 +120,14 @@ def train(
     log(mode)
     if state.step:
         log(f"resumed at step {state.step:,}")
-    loss_of = torch.compile(objective, dynamic=False) if config.compiles() else objective
+    if config.compiles():
+        _compile(model)
     earlier = state.seconds
     clock = _Clock(earlier)
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
         while state.steps is None or state.step < state.steps:
-            loss, norm = _step(model, optimizer, loss_of, source, config, state)
+            loss, norm = _step(model, optimizer, objective, source, config, state)
             state.seconds = clock.seconds()
             state.log.append(
                 {
@@ -147,10 +148,17 @@ def train(
     return Outcome(state, clock.tokens_per_second(), mode, earlier)
 
 
+def _compile(model: nn.Module) -> None:
+    """Compile the blocks, each by itself: they share their code, so one is compiled and the others reuse it."""
+    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            block.compile(dynamic=False)
+
+
 def _step(
     model: nn.Module,
     optimizer: Optimizer,
-    loss_of: Callable[[nn.Module, Batch], Loss],
+    objective: Objective,
     source: Source,
     config: TrainConfig,
     state: Progression,
@@ -159,7 +167,7 @@ def _step(
     total = count = torch.zeros(())
     for first in range(state.samples, state.samples + config.batch_rows, config.micro_rows):
         batch = source.batch(first, config.micro_rows)
-        loss = loss_of(model, batch)
+        loss = objective(model, batch)
         loss.sum.backward()  # type: ignore[no-untyped-call]
         total, count = total + loss.sum.detach(), count + loss.count
         state.tokens += batch.tokens.numel()

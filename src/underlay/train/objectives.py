@@ -1,6 +1,8 @@
 """What a model learns from a batch. The loop calls an objective and knows nothing else about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -33,12 +35,24 @@ class CausalLM:
 
     dtype: torch.dtype = torch.float32
     """Of activations and matrix products; logits are reduced in float32."""
+    compile: bool = False
+    """Fuse the reduction of the logits by torch.compile."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Loss over the batch's targets, each counted by its weight."""
-        logits = model(batch.tokens, dtype=self.dtype).float()
-        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+        reduce = _compiled_losses() if self.compile else _losses
+        losses = reduce(model(batch.tokens, dtype=self.dtype), batch.targets)
         if batch.weights is None:
             return Loss(losses.sum(), losses.new_tensor(float(batch.targets.numel())))
         weights = batch.weights.flatten()
         return Loss((losses * weights).sum(), weights.sum())
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in float32 of each target: (batch, time, vocabulary), (batch, time) to (batch * time,)."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+
+
+@cache
+def _compiled_losses() -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(_losses, dynamic=False)
