@@ -26,7 +26,8 @@ $(VENV)/.developing: $(VENV)/.installed
 	@touch $@
 
 quickstart: $(VENV)/.installed ## Grow a code model from this machine's Python and trace its answers (SOURCE=path: from your files)
-	$(BIN)/underlay run recipes/quickstart.yaml $(if $(SOURCE),--source $(SOURCE))
+	@$(BIN)/underlay run recipes/quickstart.yaml $(if $(SOURCE),--source $(SOURCE))
+	@echo "  (first: source $(BIN)/activate)"
 
 test: $(VENV)/.developing ## Run the fast tests
 	$(BIN)/python -m pytest
@@ -39,14 +40,14 @@ check: $(VENV)/.developing ## Lint, types, floors, docs
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 format: $(VENV)/.developing ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 docs: $(VENV)/.developing ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.developing ## Run every benchmark that needs no rival
 	$(BIN)/python bench/quickstart.py

@@ -28,7 +28,8 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            console.print("\nStopped; what is done is kept. Run the same command again to go on.")
+            if ctx.invoked_subcommand == "run":
+                console.print("\nStopped; what is done is kept. Run the same command again to go on.")
             raise typer.Exit(130) from None
         except (UserError, MachineError, OSError) as error:
             said = _explain(error)

@@ -36,10 +36,11 @@ def print_json(value: Any) -> None:
 
 
 def amount(number: float, unit: str) -> str:
-    """A figure with a decimal prefix: 31487566 B -> 31.5 MB."""
+    """A figure with a decimal prefix: 31487566 B -> 31.5 MB, 8712345 tokens -> 8.7M tokens."""
     for prefix in ("", "k", "M", "G", "T"):
         if abs(number) < 1000 or prefix == "T":
-            return f"{number:.0f} {unit}" if not prefix else f"{number:.1f} {prefix}{unit}"
+            figure = f"{number:.1f}" if prefix else f"{number:.0f}"
+            return f"{figure}{prefix} {unit}" if unit.isalpha() and len(unit) > 2 else f"{figure} {prefix}{unit}"
         number /= 1000
     raise AssertionError
 

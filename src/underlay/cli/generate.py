@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from standard input.")
+    ],
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -57,6 +59,7 @@ def generate(
     ids = [engine.tokenizer.special(Special.BOS), *engine.tokenizer.encode(text)]
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     request = Request(ids, _room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()))
+    engine.check(request)
     if not json_ and not tracer:
         sys.stdout.write(text)
     answer = _stream(engine, request, show=not json_ and not tracer)
@@ -67,8 +70,9 @@ def generate(
         print_json(result | {"tokens": tokens} | ({"trace": traced} if traced else {}))
     elif traced:
         out = console()
-        for line in (with_spans(traced["text"], traced["spans"]), *sources_of(traced)):
+        for line in (with_spans(traced["text"], traced["spans"]), *sources_of(traced, len(text.encode()))):
             out.print(line)
+        out.print(traced["caveat"], style="dim", markup=False)
 
 
 def chat(

@@ -15,7 +15,7 @@ ReferenceArgument = Annotated[str, typer.Argument(metavar="REFERENCE", help="kin
 
 @app.command()
 def ls(
-    kind: Annotated[str | None, typer.Argument(help="Only this kind, such as model.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Only this kind, such as model.")] = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -126,9 +126,7 @@ def _grow(tree: Tree, artifact: Artifact, shelf: Library, upwards: bool) -> None
 
 @app.command()
 def verify(
-    reference: Annotated[
-        str | None, typer.Argument(metavar="[REFERENCE]", help="One artifact; by default all.")
-    ] = None,
+    reference: Annotated[str | None, typer.Argument(metavar="REFERENCE", help="One artifact; by default all.")] = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -163,5 +161,5 @@ def gc(
     ] = False,
     library: LibraryOption = None,
 ) -> None:
-    """Remove what interrupted runs left behind."""
+    """Remove what interrupted runs left behind, checkpoints to go on from included."""
     console().print(f"freed {amount(open_library(library).collect(superseded), 'B')}")

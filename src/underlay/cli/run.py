@@ -54,14 +54,16 @@ def run(
 
 def _summarize(out: Console, report: Artifact) -> None:
     from underlay.recipe.report import COMPLETIONS, PAGE, next_commands
+    from underlay.trace.spans import CAVEAT
 
     metrics = report.manifest.metrics
     completions = json.loads((report.folder / COMPLETIONS).read_text("utf-8"))
     for completion in completions:
         out.print()
         out.print(with_spans(completion["trace"]["text"], completion["trace"]["spans"]))
-        for line in sources_of(completion["trace"]):
+        for line in sources_of(completion["trace"], len(completion["prompt"].encode())):
             out.print(line)
+    out.print(CAVEAT, style="dim", markup=False)
     out.print()
     out.print(_verdict(metrics))
     out.print(f"Report: {(report.folder / PAGE).resolve()}\n", markup=False)

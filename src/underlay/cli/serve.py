@@ -27,7 +27,7 @@ def serve(
     from underlay.generate import Engine
     from underlay.models.storage import load_model
     from underlay.serve import create_app
-    from underlay.serve import serve as listen
+    from underlay.serve import serve as run_server
     from underlay.text import Tokenizer
     from underlay.trace.tracer import Tracer
 
@@ -42,4 +42,7 @@ def serve(
     engine = Engine(load_model(artifact.folder), Tokenizer.load(artifact.folder), slots=slots)
     trace = (lambda text: tracer.trace(text).to_dict()) if tracer else None
     name = f"{artifact.manifest.kind}:{artifact.manifest.name}"
-    listen(create_app(engine, name, trace=trace, api_key=api_key), host, port)
+    server = create_app(engine, name, trace=trace, api_key=api_key, chat=artifact.manifest.verb == "adapt")
+    run_server(
+        server, host, port, lambda url: out.print(f"{artifact.reference} at {url}  (Ctrl-C stops)", markup=False)
+    )

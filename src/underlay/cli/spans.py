@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.text import Text
 
+from underlay.trace.spans import covered
+
 _STYLES = ("black on bright_yellow", "black on bright_cyan", "black on bright_green", "black on bright_magenta")
 
 
@@ -21,16 +23,20 @@ def with_spans(text: str, spans: Sequence[Mapping[str, Any]]) -> Text:
     return marked
 
 
-def sources_of(trace: Mapping[str, Any]) -> list[Text]:
-    """One line a span: where it stands, under which licence, and how often."""
+def sources_of(trace: Mapping[str, Any], written_from: int = 0) -> list[Text]:
+    """One line a span: where it stands, under which licence, and how often; then how much of the text is verbatim.
+
+    `written_from`: byte at which the model's own words begin, where the text starts with a prompt.
+    """
     lines = []
     for number, span in enumerate(trace["spans"], 1):
         places = [f"{m['source']}:{m['line']} ({m['licence'] or 'licence unknown'})" for m in span["matches"][:1]]
         more = f", {span['count']:,} times in all" if span["count"] > 1 else ""
         line = Text.assemble("  ", (f"[{number}]", _style(number)), " ", ", ".join(places), (more, "dim"))
         lines.append(line)
-    share = f"  {trace['coverage']:.0%} of this text stands word for word in the training data."
-    lines.append(Text(share, style="dim"))
+    whose = "what the model wrote" if written_from else "this text"
+    share = covered(trace, written_from)
+    lines.append(Text(f"  {share:.0%} of {whose} stands word for word in the training data.", style="dim"))
     return lines
 
 

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def trace(
     model: ModelArgument,
-    text: Annotated[str, typer.Argument(help="The text to trace; - reads it from standard input.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to trace; - reads it from standard input.")],
     min_tokens: Annotated[int, typer.Option(help="Shortest span worth showing, in tokens.")] = 8,
     matches: Annotated[int, typer.Option(help="Places listed for each span.")] = 3,
     library: LibraryOption = None,

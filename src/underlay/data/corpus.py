@@ -82,7 +82,7 @@ class Corpus:
                     yield Document(**dict(zip(columns, values, strict=True)))
 
     def ledger(self) -> list[Entry]:
-        """Every decision, in the order of stages, then ids."""
+        """Every decision, in the order they were taken."""
         return [Entry(**row) for row in pq.read_table(self.folder / LEDGER).to_pylist()]
 
     @staticmethod

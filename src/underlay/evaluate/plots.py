@@ -23,7 +23,7 @@ WIDTHS = {"wide": 8.6, "narrow": 3.6}
 """Inches (of 96 CSS pixels) that a figure is drawn for."""
 _INK, _MUTED, _LINE, _MODEL, _OTHER = "#010101", "#010102", "#010103", "#010104", "#010105"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _MODEL: "model", _OTHER: "other"}
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.edgecolor": _LINE,

@@ -21,6 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from underlay.evaluate.plots import Point, compact, funnel_bars, heldout_scatter, loss_curve, share_bars
+from underlay.trace.spans import covered
 
 _LONGEST_TEXT = 12_000
 """Characters of one text that are shown."""
@@ -333,12 +334,11 @@ def _completion(sample: dict[str, Any]) -> dict[str, Any]:
     places = [(span["start_byte"] + shift, span["end_byte"] + shift) for span in spans]
     prompt_bytes = len(prompt.encode("utf-8", "replace")) if text.startswith(prompt) else 0
     notes = [{**span, "matches": span["matches"][: _MOST["matches"]]} for span in spans]
-    return {"segments": segments(text, places, prompt_bytes), "notes": notes, "coverage": trace.get("coverage")}
+    coverage = covered(trace, max(0, prompt_bytes - shift)) if trace else None
+    return {"segments": segments(text, places, prompt_bytes), "notes": notes, "coverage": coverage}
 
 
 def _coverage(completions: Sequence[dict[str, Any]]) -> float | None:
-    """Share of all traced bytes that lie in spans."""
-    traces = [each["trace"] for each in completions if each.get("trace")]
-    lengths = [len(trace["text"].encode("utf-8", "replace")) for trace in traces]
-    covered = sum(trace["coverage"] * length for trace, length in zip(traces, lengths, strict=True))
-    return covered / sum(lengths) if sum(lengths) else None
+    """Mean share of what the model wrote that lies in spans."""
+    shares = [share for each in completions if (share := _completion(each)["coverage"]) is not None]
+    return sum(shares) / len(shares) if shares else None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made, from what, and how. Two equal orders give one artifact."""
+    """What is to be made, from what, and how. Equal orders under one name give one artifact."""
 
     kind: Kind
     name: str

@@ -76,7 +76,7 @@ class Manifest(Config):
     hash: str
     """SHA-256 over kind, verb, config, seed, parents' hashes and files: what the artifact is."""
     key: str
-    """SHA-256 over verb, config, seed and parents' hashes: what was ordered."""
+    """SHA-256 over kind, verb and its revision, config, seed and parents' hashes: what was ordered."""
     created: str
     """ISO 8601, UTC."""
     verb: str

@@ -231,8 +231,11 @@ class Library:
             _sync(folder)
         home = self.root / order.kind / order.name / manifest.version
         home.parent.mkdir(parents=True, exist_ok=True)
-        if home.exists():  # other settings gave the very same artifact, or its files had been damaged
-            self._discard(home)
+        there = _open(home) if home.exists() else None
+        if isinstance(there, Artifact) and not _problems(there):
+            return there  # a newer revision of the verb made the very same artifact
+        if there:
+            self._discard(home)  # it was damaged
         draft.folder.rename(home)
         _sync(home.parent)
         return Artifact(home, manifest)

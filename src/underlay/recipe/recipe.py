@@ -31,21 +31,26 @@ def read_recipe(path: Path, assignments: Sequence[str] = (), sources: Sequence[s
     stages = values.get("stages")
     if not isinstance(stages, dict):
         raise UserError(f"{path}: key 'stages' is missing or holds no stages")
-    full = [_full(assignment, stages, values) for assignment in assignments]
-    values = _with_verbs(override(values, full))
+    values = _with_verbs(values)
     if sources:
         gathering = [stage for stage in values["stages"].values() if stage.get("verb") == "gather"]
         if not gathering:
             raise UserError(f"{path}: --source is given, but no stage gathers")
         for stage in gathering:
             stage |= {"source": list(sources), "exclude": []}  # what was left out belonged to the other sources
-    return parse(Recipe, values, str(path))
+    values = override(values, [part for one in assignments for part in _full(one, stages, values)])
+    return parse(Recipe, _with_verbs(values), str(path))
 
 
-def _full(assignment: str, stages: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    first = assignment.partition("=")[0].partition(".")[0].strip()
-    known = first in stages and first not in values
-    return f"stages.{assignment}" if known else assignment
+def _full(assignment: str, stages: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """An assignment from the top of the recipe; a length in steps replaces one in minutes, and vice versa."""
+    key, equals, value = assignment.partition("=")
+    *parents, last = key.strip().split(".")
+    if parents and parents[0] in stages and parents[0] not in values:
+        parents = ["stages", *parents]
+    replaced = {"steps": "minutes", "minutes": "steps"}.get(last) if parents[-1:] == ["train"] else None
+    cleared = [".".join([*parents, replaced]) + "=null"] if replaced and value.strip() != "null" else []
+    return [*cleared, ".".join([*parents, last]) + equals + value]
 
 
 def _with_verbs(values: dict[str, Any]) -> dict[str, Any]:

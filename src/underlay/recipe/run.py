@@ -40,9 +40,8 @@ def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str 
             role: made.get(getattr(settings, role)) or library.find(getattr(settings, role)) for role in verb.takes
         }
         config = settings.model_dump(mode="json", exclude={"verb", "name", *verb.takes}) | verb.outside(settings)
-        order = Order(
-            verb.makes, settings.name or recipe.name, settings.verb, config, inputs, recipe.seed, verb.revision
-        )
+        seed = recipe.seed if verb.seeded else 0
+        order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
         work = _work(settings, inputs, recipe.seed, library, listener, verb.work)
         result = library.make(order, work, lambda: listener.said("another process is busy with this stage; waiting"))
         made[stage] = result.artifact

@@ -57,6 +57,8 @@ class Verb:
     takes: Mapping[str, Kind]
     """The kinds of its inputs, by the key that names them."""
     work: Callable[[Job], None]
+    seeded: bool = False
+    """Whether chance plays a part."""
     revision: int = 1
     """Raised when the code makes something else from the same settings."""
     outside: Callable[[Config], dict[str, str]] = lambda _: {}
@@ -243,9 +245,9 @@ VERBS: Mapping[str, Verb] = {
     "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "tokenizer": "tokenizer"}, _pack),
-    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain),
-    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt),
-    "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate),
+    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, seeded=True),
+    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt, seeded=True),
+    "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),
     "report": Verb(
         "report",
@@ -258,5 +260,6 @@ VERBS: Mapping[str, Verb] = {
             "index": "index",
         },
         _report,
+        seeded=True,
     ),
 }

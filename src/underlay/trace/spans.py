@@ -6,7 +6,7 @@ Verbatim overlap is evidence of what the model has read, not proof that it cause
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -91,6 +91,12 @@ class Trace:
             "caveat": self.caveat,
             "spans": [{**asdict(span), "matches": [asdict(match) for match in span.matches]} for span in self.spans],
         }
+
+
+def covered(trace: Mapping[str, Any], start: int = 0) -> float:
+    """Share of the bytes from `start` on that lie in spans, for a trace as `Trace.to_dict` gives it."""
+    inside = sum(max(0, span["end_byte"] - max(start, span["start_byte"])) for span in trace["spans"])
+    return inside / max(1, len(trace["text"].encode()) - start)
 
 
 def trace(

@@ -123,7 +123,7 @@ def train(
     if config.compiles():
         _compile(model)
     earlier = state.seconds
-    clock = _Clock(earlier)
+    clock = _Clock(earlier, state.tokens)
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
         while state.steps is None or state.step < state.steps:
@@ -226,18 +226,20 @@ def _mode(config: TrainConfig) -> str:
 class _Clock:
     """Wall time over all attempts, and the speed of recent steps."""
 
-    def __init__(self, earlier: float) -> None:
+    def __init__(self, earlier: float, tokens: int) -> None:
         self._start = time.monotonic() - earlier
+        self._tokens = tokens
         self._laps: list[tuple[float, int]] = []
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
     def lap(self, tokens: int) -> None:
+        self._tokens = tokens
         self._laps.append((time.monotonic(), tokens))
 
     def _recent(self) -> tuple[tuple[float, int], tuple[float, int], int]:
-        laps = self._laps[min(len(self._laps) - 1, _PROBE_STEPS // 3) :][-200:]
+        laps = self._laps[_PROBE_STEPS // 3 :][-200:] or [(0.0, 0)]
         return laps[0], laps[-1], len(laps) - 1
 
     def seconds_per_step(self) -> float:
@@ -245,5 +247,6 @@ class _Clock:
         return (t1 - t0) / steps if steps else self.seconds()
 
     def tokens_per_second(self) -> float:
-        (t0, n0), (t1, n1), _ = self._recent()
-        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+        """Of recent steps; of everything, compilation included, where the run is too young or was only resumed."""
+        (t0, n0), (t1, n1), steps = self._recent()
+        return (n1 - n0) / (t1 - t0) if steps else self._tokens / max(1e-9, self.seconds())
