@@ -25,8 +25,8 @@ SHAPE = LlamaConfig(vocabulary=40, context=16, width=32, depth=2, heads=2, kv_he
 class Counting:
     """Rows that count upwards from a random start: easy to learn, and any of them is found by its number."""
 
-    def __init__(self, weigh: bool = False) -> None:
-        self.weigh = weigh
+    def __init__(self, weigh: bool = False, seed: int = 0) -> None:
+        self.weigh, self.seed = weigh, seed
 
     def batch(self, first: int, count: int) -> Batch:
         starts = torch.tensor([(sample * 7919) % 40 for sample in range(first, first + count)])
@@ -114,6 +114,38 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
     for log in logs[1:]:
         assert log[0] == pytest.approx(logs[0][0], rel=1e-5)
         assert log[2] == pytest.approx(logs[0][2], rel=1e-2)
+
+
+def test_short_rows_come_first_and_keep_all_tokens() -> None:
+    settings = config(context=16, short_rows=[[0.5, 4], [0.75, 2]])
+    assert [settings.pieces(step, 8) for step in range(8)] == [4, 4, 4, 4, 2, 2, 1, 1]
+    assert settings.pieces(500, None) == 4
+    batch = Counting(weigh=True).batch(0, 3)
+    cut = batch.cut(4)
+    assert cut.tokens.shape == cut.targets.shape == (12, 4)
+    assert torch.equal(cut.tokens.flatten(), batch.tokens.flatten())
+    assert torch.equal(cut.targets.flatten(), batch.targets.flatten())
+    with pytest.raises(ValueError, match="rows of 16 tokens cannot be cut into 3"):
+        config(context=16, short_rows=[[0.5, 3]])
+
+
+def test_short_rows_see_only_themselves(tmp_path: Path) -> None:
+    class Far(Counting):
+        """The first half of each row is noise that the second half must not see."""
+
+        def batch(self, first: int, count: int) -> Batch:
+            batch = super().batch(first, count)
+            noise = torch.randint(0, 40, (count, 8), generator=torch.Generator().manual_seed(self.seed + first))
+            tokens = torch.cat([noise, batch.tokens[:, 8:]], dim=1)
+            weights = torch.cat([torch.zeros(count, 8), torch.ones(count, 8)], dim=1)
+            return Batch(tokens, batch.targets, weights)
+
+    logs = []
+    for seed in (1, 2):
+        settings = config(steps=4, context=16, short_rows=[[1.0, 2]])
+        outcome = train(fresh(), CausalLM(), Far(seed=seed), settings, tmp_path / str(seed))
+        logs.append([row["loss"] for row in outcome.progression.log])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
 def test_unweighted_targets_are_not_learned(tmp_path: Path) -> None:

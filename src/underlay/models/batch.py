@@ -17,3 +17,13 @@ class Batch:
     """(batch, time) float32: how much each target counts; None: all count 1."""
     documents: tuple[tuple[int, ...], ...] = ()
     """For each row, the numbers (rows in the dataset's table) of the documents in it."""
+
+    def cut(self, pieces: int) -> "Batch":
+        """The same tokens in rows cut into `pieces` equal parts: (batch * pieces, time // pieces)."""
+
+        def shorter(tensor: Tensor) -> Tensor:
+            return tensor.reshape(tensor.shape[0] * pieces, -1)
+
+        weights = None if self.weights is None else shorter(self.weights)
+        documents = tuple(row for row in self.documents for _ in range(pieces))
+        return Batch(shorter(self.tokens), shorter(self.targets), weights, documents)

@@ -55,4 +55,4 @@ def _losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 @cache
 def _compiled_losses() -> Callable[[Tensor, Tensor], Tensor]:
-    return torch.compile(_losses, dynamic=False)
+    return torch.compile(_losses)
