@@ -238,6 +238,8 @@ def fact(value: float | str | bool, name: str) -> str:
     if name == "flops" and value > 0:
         digits, power = f"{value:.1e}".split("e")
         return f"{digits} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    if 0 < abs(value) < 0.01:
+        return f"{value:g}"
     return compact(value) if abs(value) >= 100_000 else number(value)
 
 

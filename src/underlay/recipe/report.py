@@ -53,8 +53,8 @@ def make_report(
 def _complete(
     settings: ReportStage, inputs: Mapping[str, Artifact], library: Library, seed: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Three texts, continued by the adapted model and traced to the training data."""
-    model = inputs["model"]
+    """Three texts, continued by the base model and traced to the training data."""
+    model = inputs["base"]
     tokenizer = Tokenizer.load(model.folder)
     engine = Engine(load_model(model.folder), tokenizer)
     tracer = Tracer.of_index(library, inputs["index"])
@@ -63,7 +63,7 @@ def _complete(
         Request(
             [tokenizer.special(Special.BOS), *tokenizer.encode(prompt)],
             settings.max_tokens,
-            Sampling(temperature=0.7, top_p=0.95, seed=seed + number),
+            Sampling(temperature=0.5, top_p=0.95, seed=seed + number),
         )
         for number, prompt in enumerate(prompts)
     ]
@@ -124,7 +124,7 @@ def _collect(
             "heldout": dataset.metrics["tokens"]["heldout"],
             "bytes_per_token": dataset.metrics["bytes_per_token"],
         },
-        model={"parameters": base.metrics["parameters"], **config},
+        model={"parameters": base.metrics["parameters"]} | {k: v for k, v in config.items() if k != "vocabulary"},
         pretrain=_log(inputs["base"].folder),
         adapt=_log(inputs["model"].folder),
         cost={

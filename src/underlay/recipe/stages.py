@@ -13,54 +13,51 @@ from underlay.train import TrainConfig
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
-class GatherStage(GatherConfig):
+class Stage(Config):
+    """What all stages have."""
+
+    name: Name | None = None
+    """Name of the artifact; by default the recipe's."""
+
+
+class GatherStage(Stage, GatherConfig):
     """Read sources into a corpus."""
 
     verb: Literal["gather"] = "gather"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
 
 
-class CurateStage(CurateConfig):
+class CurateStage(Stage, CurateConfig):
     """Clean a corpus."""
 
     verb: Literal["curate"] = "curate"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     corpus: str
     """The corpus to clean."""
 
 
-class TokenizerStage(Config):
+class TokenizerStage(Stage):
     """Learn a tokenizer from a corpus."""
 
     verb: Literal["tokenizer"] = "tokenizer"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     corpus: str
     """The corpus to learn from."""
     vocabulary: int = Field(default=4096, gt=0)
     """Number of token ids."""
 
 
-class PackStage(PackConfig):
+class PackStage(Stage, PackConfig):
     """Encode a corpus into a dataset."""
 
     verb: Literal["pack"] = "pack"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     corpus: str
     """The corpus to encode."""
     tokenizer: str
     """What to encode it with."""
 
 
-class PretrainStage(Config):
+class PretrainStage(Stage):
     """Grow a base model on a dataset."""
 
     verb: Literal["pretrain"] = "pretrain"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     dataset: str
     """What to learn from."""
     model: LlamaShape = LlamaShape()
@@ -71,12 +68,10 @@ class PretrainStage(Config):
     """How it is trained."""
 
 
-class AdaptStage(Config):
+class AdaptStage(Stage):
     """Fine-tune a model on instructions and answers taken from a corpus."""
 
     verb: Literal["adapt"] = "adapt"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     model: str
     """The model to adapt."""
     corpus: str
@@ -87,12 +82,10 @@ class AdaptStage(Config):
     """How it is trained."""
 
 
-class EvaluateStage(Config):
+class EvaluateStage(Stage):
     """Measure a base model, and what was adapted from it, on held-out documents."""
 
     verb: Literal["evaluate"] = "evaluate"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     base: str
     """The base model."""
     model: str
@@ -107,22 +100,18 @@ class EvaluateStage(Config):
     """Longest sampled body."""
 
 
-class TraceStage(Config):
+class TraceStage(Stage):
     """Index a dataset, so that texts can be traced to the documents they stand in."""
 
     verb: Literal["trace"] = "trace"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     dataset: str
     """The dataset to index."""
 
 
-class ReportStage(Config):
+class ReportStage(Stage):
     """Show it all on one page."""
 
     verb: Literal["report"] = "report"
-    name: Name | None = None
-    """Name of the artifact; by default the recipe's."""
     raw: str
     """The corpus as it was gathered."""
     corpus: str
@@ -136,7 +125,7 @@ class ReportStage(Config):
     index: str
     """The trace index."""
     prompts: tuple[str, ...] = ()
-    """Texts to complete and trace; by default three beginnings of held-out documents."""
+    """Texts for the base model to complete, and to be traced; by default three beginnings of held-out documents."""
     max_tokens: int = Field(default=96, gt=0)
     """Longest completion."""
 

@@ -1,0 +1,44 @@
+"""What the README and the docs tell people to type exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from underlay.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("underlay ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_exists(page: Path) -> None:
+    root = typer.main.get_command(app)
+    for line in commands(page):
+        words = re.sub(r"(\"[^\"]*\"|'[^']*')", "TEXT", line).split("#")[0].split("|")[0].split()[1:]
+        command = root
+        while getattr(command, "commands", None) and words and not words[0].startswith("-"):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        for word in words:
+            if word.startswith("--"):
+                assert word.split("=")[0] in known, line
+
+
+def test_the_readme_names_both_commands_and_what_it_shows() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in ("quickstart", "test"):
+        assert f"\nmake {target}\n" in text
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        assert (ROOT / picture).exists()
+    assert len(text.splitlines()) < 70
