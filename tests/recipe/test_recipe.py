@@ -123,7 +123,8 @@ def test_prose_runs_the_whole_path_too(tmp_path: Path) -> None:
     source = tmp_path / "prose"
     source.mkdir()
     for number in range(40):
-        lines = [f"Day {number}, hour {hour}: the {'rain fell' if hour % 2 else 'sun shone'}." for hour in range(40)]
+        weather = ("thunderstorms crossed mountainous countries", "sunshine brightened cultivated fields")
+        lines = [f"On day {number} {weather[hour % (number % 7 + 2) > 0]} at {hour}." for hour in range(60)]
         (source / f"{number}.txt").write_text("\n\n".join(lines))
     recipe = read_recipe(SMALL, [*QUICK, "report.prompts=[]", "adapt.train.context=192"], [str(source)])
     made = run_recipe(recipe, Library(tmp_path / "library"), Log())
@@ -162,9 +163,33 @@ def test_unknown_keys_name_their_neighbour() -> None:
 
 def test_wrong_values_name_their_key() -> None:
     refuses("key 'stages.pretrain.train.steps': input should be a valid integer", "pretrain.train.steps=many")
-    refuses("key 'stages.pretrain.train': set either steps or minutes", "pretrain.train.minutes=3")
+    refuses("key 'stages.pretrain.train': set either steps or minutes", "pretrain.train={steps: 3, minutes: 3}")
     refuses("key 'stages.pretrain.dataset'", "pretrain.dataset=null")
     refuses("stages.bake", "stages.bake={a: 1}")
+
+
+def test_a_length_in_minutes_replaces_one_in_steps_and_back() -> None:
+    def length(*assignments: str) -> tuple[int | None, float | None]:
+        stage = read_recipe(SMALL, assignments).stages["pretrain"]
+        assert isinstance(stage, PretrainStage)
+        return stage.train.steps, stage.train.minutes
+
+    assert length() == (40, None)
+    assert length("pretrain.train.minutes=3") == (None, 3.0)
+    assert length("pretrain.train.minutes=3", "pretrain.train.steps=5") == (5, None)
+
+
+def test_sources_replace_what_was_left_out_too() -> None:
+    from underlay.recipe.stages import GatherStage
+
+    def exclude(*assignments: str) -> tuple[str, ...]:
+        stage = read_recipe(SMALL, assignments, ["a", "b"]).stages["gather"]
+        assert isinstance(stage, GatherStage)
+        assert stage.source == ("a", "b")
+        return stage.exclude
+
+    assert exclude() == ()
+    assert exclude("gather.exclude=['*.md']") == ("*.md",)
 
 
 @pytest.mark.parametrize(
