@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SOURCE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow check format docs bench bench-env clean
+.PHONY: help quickstart test slow check format docs bench clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +49,10 @@ format: $(VENV)/.developing ## Format the code
 docs: $(VENV)/.developing ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.developing ## Run every benchmark that needs no rival
-	$(BIN)/python bench/quickstart.py
+bench: $(addprefix bench-,$(basename $(notdir $(wildcard bench/*.py)))) ## Run every benchmark; one of them: make bench-NAME
+
+bench-%: $(VENV)/.developing
+	$(BIN)/python bench/$*.py
 
 clean: ## Remove what tools left behind; the library stays
 	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,5 +1,6 @@
 """The command line as a person meets it: real processes, real exit codes, one line where something is wrong."""
 
+import errno
 import json
 import os
 import resource
@@ -144,6 +145,17 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     assert "curate" not in made
     assert all(problems == [] for _, problems in Library(library).verify())
     assert underlay("run", str(SMALL), "--until", "curate", library=library).returncode == 0
+
+
+def test_what_the_machine_says_is_explained(tmp_path: Path) -> None:
+    from underlay.cli import _explain
+
+    for number, words in ((errno.EROFS, "no permission"), (errno.EACCES, "no permission"), (errno.ENOSPC, "disk is full")):
+        said = _explain(OSError(number, os.strerror(number), str(tmp_path)))
+        assert said is not None
+        assert words in said
+        assert str(tmp_path) in said
+    assert _explain(OSError(errno.ECONNRESET, "who knows")) is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not hold for root")
