@@ -4,9 +4,10 @@ An artifact is a folder `<kind>/<name>/<version>/` with its files and a `manifes
 to add one: it reuses what the same order made before, locks against a second process, and publishes by one rename.
 """
 
+from underlay.library.artifact import Artifact
 from underlay.library.draft import Draft, Order
 from underlay.library.manifest import Cost, Kind, Manifest
 from underlay.library.reference import Reference
-from underlay.library.store import Artifact, Library, default_root
+from underlay.library.store import Library, default_root
 
 __all__ = ["Artifact", "Cost", "Draft", "Kind", "Library", "Manifest", "Order", "Reference", "default_root"]

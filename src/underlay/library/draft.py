@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from underlay.library.artifact import Artifact
 from underlay.library.manifest import Kind, digest
-
-if TYPE_CHECKING:
-    from underlay.library.store import Artifact
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Order:
     verb: str
     config: Mapping[str, Any]
     """All settings that change the result, as JSON."""
-    parents: Mapping[str, "Artifact"] = field(default_factory=dict)
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
     """The inputs, by role."""
     seed: int = 0
     revision: int = 1

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from underlay import __version__
 from underlay.errors import UserError
+from underlay.library.artifact import Artifact
 from underlay.library.draft import Draft, Order
 from underlay.library.manifest import (
     FORMAT,
@@ -44,19 +45,6 @@ _WATTS_PER_CORE = 10.0
 def default_root() -> Path:
     """`$UNDERLAY_LIBRARY`, else `./library`."""
     return Path(os.environ.get("UNDERLAY_LIBRARY") or "library")
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A whole artifact in a library."""
-
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def reference(self) -> str:
-        """`kind:name@version`."""
-        return self.manifest.reference
 
 
 @dataclass(frozen=True)
