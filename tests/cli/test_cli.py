@@ -150,7 +150,8 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 def test_what_the_machine_says_is_explained(tmp_path: Path) -> None:
     from underlay.cli import _explain
 
-    for number, words in ((errno.EROFS, "no permission"), (errno.EACCES, "no permission"), (errno.ENOSPC, "disk is full")):
+    expected = {errno.EROFS: "no permission", errno.EACCES: "no permission", errno.ENOSPC: "disk is full"}
+    for number, words in expected.items():
         said = _explain(OSError(number, os.strerror(number), str(tmp_path)))
         assert said is not None
         assert words in said
