@@ -120,3 +120,12 @@ def test_each_pass_uses_every_pair(tokenizer: Tokenizer) -> None:
 def test_nothing_that_fits_is_an_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="none of 1 pairs fits into a row of 4 tokens"):
         Conversations([Pair("a" * 50, "b", "d", 1)], tokenizer, 4, seed=0)
+
+
+def test_strings_that_dedenting_would_change_are_left_out() -> None:
+    text = 'class A:\n    def f(self):\n        """Doc."""\n        return """a\n            \n        b"""\n'
+    assert list(functions_in(document(text))) == []
+
+
+def test_a_docstring_that_shares_its_line_is_left_out() -> None:
+    assert list(functions_in(document('def f():\n    """Doc."""; \\\n    return 1\n'))) == []

@@ -81,6 +81,22 @@ def test_chat_answers_each_turn_and_ends_with_its_input(library: Path) -> None:
     assert result.stdout.count("> ") >= 3
 
 
+def test_bytes_that_are_no_text_are_replaced(library: Path) -> None:
+    command = [sys.executable, "-m", "underlay", "generate", "model:small", "-", "--max-tokens", "3"]
+    environment = os.environ | {"UNDERLAY_LIBRARY": str(library)}
+    result = subprocess.run(command, input=b"a\xff", capture_output=True, env=environment, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.decode().startswith("a\ufffd")
+
+
+def test_a_long_chat_forgets_its_oldest_turns(library: Path) -> None:
+    turns = "def f(x):\n    return x\n\n" * 8
+    result = underlay("chat", "model:small", "--max-tokens", "40", library=library, input=turns)
+    assert result.returncode == 0, result.stderr
+    assert "oldest turn is dropped" in result.stdout
+    assert "context holds" not in result.stdout
+
+
 def test_trace_names_file_line_and_licence(library: Path) -> None:
     corpus = next(iter(Library(library).artifacts("dataset")))
     from underlay.data import Dataset

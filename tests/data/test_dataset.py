@@ -55,6 +55,14 @@ def test_one_document_is_too_few(world: World, tmp_path: Path) -> None:
         pack(corpus, world.tokenizer, PackConfig(), tmp_path)
 
 
+def test_of_few_documents_the_shortest_is_held_out(world: World, tmp_path: Path) -> None:
+    documents = [Document("word " * n, f"{n}", 1, 1, "MIT", "text") for n in (400, 7)]
+    corpus = Corpus.write(tmp_path / "c", documents, [])
+    (tmp_path / "d").mkdir()
+    pack(corpus, world.tokenizer, PackConfig(heldout=1e-9), tmp_path / "d")
+    assert Dataset(tmp_path / "d", "heldout").document(0).source == "7"
+
+
 @pytest.mark.parametrize("damage", ["tokens.bin", "dataset.json"])
 def test_damaged_datasets_are_refused(world: World, tmp_path: Path, damage: str) -> None:
     pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path)

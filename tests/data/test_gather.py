@@ -1,6 +1,7 @@
 """Gather: every kind of source, and every kind of broken file, with its place."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -148,3 +149,49 @@ def test_the_fingerprint_follows_names_and_bytes(tmp_path: Path) -> None:
     second = fingerprint(config)
     path.rename(tmp_path / "b.txt")
     assert len({first, second, fingerprint(config)}) == 3
+
+
+def test_odd_trees_are_survived(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    (folder / "library").mkdir(parents=True)
+    (folder / "library" / "library.json").write_text("{}")
+    (folder / "library" / "report.html").write_text(f"<p>{PARAGRAPH}</p>")
+    (folder / "loop").symlink_to(folder)
+    (folder / "broken.txt").symlink_to(folder / "nowhere.txt")
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "good.txt").write_text(PARAGRAPH)
+    with (folder / os.fsdecode(b"caf\xe9.txt")).open("w") as file:
+        file.write(f"Another. {PARAGRAPH}")
+    config = GatherConfig(source=(str(folder),))
+    assert fingerprint(config)
+    sources = {document.source for document in gathered(tmp_path, folder)}
+    assert sources == {f"{folder}/good.txt", f"{folder}/caf\\xe9.txt"}
+
+
+def test_empty_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    for name in ("empty.txt", "empty.parquet"):
+        with pytest.raises(UserError, match=name):
+            gather(GatherConfig(source=(str(tmp_path / name),)), tmp_path / f"corpus-{name}")
+
+
+def test_hostile_records_go_to_the_ledger_or_are_cleaned(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "one \\ud800", "license": "\\ud800"}\r\n{"text": 3}\r\n')
+    corpus = gathered(tmp_path, tmp_path / "rows.jsonl")
+    assert (only(corpus).text, only(corpus).licence) == ("one ?", "?")
+    assert [entry.line for entry in corpus.ledger()] == [2]
+
+
+def test_any_line_end_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\ntwo\rthree\n".encode())
+    document = only(gathered(tmp_path, tmp_path / "a.txt"))
+    assert (document.text, document.last_line) == ("one\ntwo\nthree\n", 3)
+
+
+def test_a_new_licence_file_counts_as_a_change(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("x = 1\n")
+    config = GatherConfig(source=(str(tmp_path),))
+    before = fingerprint(config)
+    (tmp_path / "LICENSE").write_text("Apache License, Version 2.0")
+    assert fingerprint(config) != before

@@ -288,3 +288,35 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(tmp_path: Path) -> Non
     library = Library(tmp_path / "library")
     assert list(library.artifacts()) == []
     assert not library.make(Order("corpus", "x", "slow", {}), writing("again")).reused
+
+
+def test_removing_one_version_spares_those_it_cannot_read(library: Library) -> None:
+    make(library, "x", "1")
+    newer = make(library, "x", "2")
+    path = newer.folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    library.remove("corpus:x")
+    assert path.exists()
+
+
+def test_nothing_superseded_goes_while_a_manifest_is_damaged(library: Library) -> None:
+    make(library, "x", "1")
+    make(library, "x", "2")
+    damaged = make(library, "y", "3")
+    (damaged.folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="what it needs is unknown"):
+        library.collect(superseded=True)
+    assert len(list(library.artifacts())) == 2
+
+
+def test_a_garbled_pointer_is_written_again(library: Library) -> None:
+    artifact = make(library, "x", "1")
+    (artifact.folder.parent / "latest").write_bytes(b"\xff\xfe")
+    assert make(library, "x", "1") == artifact
+    assert (artifact.folder.parent / "latest").read_text().strip() == artifact.manifest.version
+
+
+def test_a_library_inside_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be a library"):
+        make(Library(tmp_path / "file" / "sub"), "x", "1")

@@ -204,6 +204,25 @@ def test_a_run_limited_in_time_sets_its_length_and_ends(tmp_path: Path) -> None:
     assert max(rates) == 1.0
 
 
+def test_a_run_limited_in_time_keeps_its_time_when_interrupted_early(tmp_path: Path) -> None:
+    settings = config(steps=None, minutes=0.03)
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), CausalLM(), Stopping(8 * 19, signal.SIGINT), settings, tmp_path)
+    state = train(fresh(), CausalLM(), Counting(), settings, tmp_path).progression
+    assert state.step == state.steps
+    assert state.step > 60
+
+
+def test_a_short_run_that_mostly_diverged_is_no_model(tmp_path: Path) -> None:
+    class Broken(CausalLM):
+        def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+            loss = super().__call__(model, batch)
+            return Loss(loss.sum * float("nan"), loss.count)
+
+    with pytest.raises(UserError, match="diverged"):
+        train(fresh(), Broken(), Counting(), config(steps=4), tmp_path)
+
+
 def test_compiled_equals_eager_but_for_rounding(tmp_path: Path) -> None:
     pytest.importorskip("torch._inductor")
     if not config(compile=None).compiles():

@@ -54,11 +54,8 @@ def functions_in(document: Document) -> Iterator[Pair]:
     """
     if document.language != "python":
         return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old escapes in other people's strings
-            tree = ast.parse(document.text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = _parse(document.text)
+    if tree is None:
         return
     lines = document.text.split("\n")
     for node in ast.walk(tree):
@@ -72,8 +69,21 @@ def functions_in(document: Document) -> Iterator[Pair]:
         whole = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).split("\n")
         prompt = "\n".join(whole[: split - node.lineno + 1]) + "\n"
         answer = "\n".join(whole[split - node.lineno + 1 :]).rstrip() + "\n"
-        if parses(prompt + answer):
+        if prompt.rstrip().endswith(("'", '"')) and _same(prompt + answer, node):
             yield Pair(prompt, answer, document.id, document.first_line + node.lineno - 1)
+
+
+def _same(code: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether `code` is this function, but for its docstring's indentation: dedenting can change longer strings."""
+    found = _parse(code)
+    if found is None or len(found.body) != 1 or type(found.body[0]) is not type(node):
+        return False
+
+    def code_of(function: ast.stmt) -> list[str]:
+        fields = dict(ast.iter_fields(function))
+        return [ast.dump(fields["args"]), *map(ast.dump, fields["body"][1:])]
+
+    return code_of(found.body[0]) == code_of(node)
 
 
 def passages_in(document: Document, length: int = 240) -> Iterator[Pair]:
@@ -86,16 +96,21 @@ def passages_in(document: Document, length: int = 240) -> Iterator[Pair]:
         if len(current) >= length:
             passages.append((start, current))
             start, current = min(line, document.last_line), ""
-    for (first, prompt), (_, answer) in zip(passages[::2], passages[1::2], strict=False):
-        yield Pair(prompt[-2 * length :], answer[: 2 * length], document.id, first)
+    for (first, whole), (_, answer) in zip(passages[::2], passages[1::2], strict=False):
+        prompt = whole[-2 * length :]
+        skipped = whole.count("\n", 0, len(whole) - len(prompt))
+        yield Pair(prompt, answer[: 2 * length], document.id, min(first + skipped, document.last_line))
 
 
 def parses(code: str) -> bool:
     """Whether Python accepts the code as a module."""
+    return _parse(code) is not None
+
+
+def _parse(code: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(code)
+            warnings.simplefilter("ignore")  # old escapes in other people's strings
+            return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+        return None

@@ -1,6 +1,7 @@
 """What several verbs share: options, the library, the console."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,16 @@ def open_library(folder: Path | None) -> Library:
 def print_json(value: Any) -> None:
     """Print a value as JSON, to be parsed as it stands."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def as_text(given: str) -> str:
+    """What the user typed or piped, with bytes that are no UTF-8 replaced by U+FFFD."""
+    return given.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def read_argument(given: str) -> str:
+    """An argument's text, or standard input where it is `-`."""
+    return as_text(sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if given == "-" else given)
 
 
 def amount(number: float, unit: str) -> str:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from underlay.cli.common import JsonOption, LibraryOption, ModelArgument, console, open_library, print_json
+from underlay.cli.common import (
+    JsonOption,
+    LibraryOption,
+    ModelArgument,
+    as_text,
+    console,
+    open_library,
+    print_json,
+    read_argument,
+)
 from underlay.cli.spans import sources_of, with_spans
 from underlay.errors import UserError
 
@@ -21,6 +30,8 @@ TopK = Annotated[int | None, typer.Option(help="Keep this many of the likeliest 
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 
 _DEFAULT_LENGTH = 256
+_LEAST_ROOM = 64
+"""Tokens that a conversation leaves for the next answer."""
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +66,7 @@ def generate(
     artifact = shelf.find(model, "model")
     tracer = Tracer.of_model(shelf, artifact) if trace else None
     engine = _engine(artifact.folder)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_argument(prompt)
     ids = [engine.tokenizer.special(Special.BOS), *engine.tokenizer.encode(text)]
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     request = Request(ids, _room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()))
@@ -99,13 +110,15 @@ def chat(
             continue
         conversation.append(Message("user", text))
         ids, _ = render(engine.tokenizer, conversation, reply=True)
-        while len(ids) >= engine.context - 16 and len(conversation) > 1:
+        wanted = min(max_tokens or _LEAST_ROOM, engine.context // 2)
+        while len(ids) + wanted > engine.context and len(conversation) > 1:
             out.print("(the conversation is longer than the model's context: its oldest turn is dropped)", style="dim")
-            conversation = conversation[1:]
+            conversation = conversation[2:]  # a question goes with its answer
             ids, _ = render(engine.tokenizer, conversation, reply=True)
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + len(conversation))
         try:
-            answer = _stream(engine, Request(ids, _room(engine, ids, max_tokens), sampling), show=True)
+            room = max(1, min(max_tokens or _DEFAULT_LENGTH, engine.context - len(ids)))
+            answer = _stream(engine, Request(ids, room, sampling), show=True)
         except UserError as error:
             out.print(str(error), style="red", markup=False)
             conversation.pop()
@@ -145,7 +158,7 @@ def _read_turn() -> str | None:
     lines: list[str] = []
     while True:
         try:
-            line = input("> " if not lines else "  ")
+            line = as_text(input("> " if not lines else "  "))
         except EOFError:
             return "\n".join(lines) or None
         if line.strip() == "/new":

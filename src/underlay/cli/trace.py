@@ -1,11 +1,18 @@
 """`underlay trace`: from a text to the documents it stands in."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from underlay.cli.common import JsonOption, LibraryOption, ModelArgument, console, open_library, print_json
+from underlay.cli.common import (
+    JsonOption,
+    LibraryOption,
+    ModelArgument,
+    console,
+    open_library,
+    print_json,
+    read_argument,
+)
 from underlay.cli.spans import sources_of, with_spans
 
 
@@ -27,8 +34,7 @@ def trace(
 
     shelf = open_library(library)
     tracer = Tracer.of_model(shelf, shelf.find(model, "model"))
-    query = sys.stdin.read() if text == "-" else text
-    found = tracer.trace(query, min_tokens, matches).to_dict()
+    found = tracer.trace(read_argument(text), min_tokens, matches).to_dict()
     if json_:
         print_json(found)
         return

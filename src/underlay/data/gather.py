@@ -8,7 +8,7 @@ import fnmatch
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pydantic import Field
 from underlay.config import Config
 from underlay.data.corpus import Corpus, Entry
 from underlay.data.document import Document
+from underlay.data.licences import licence_of_folder
 from underlay.data.readers import BadRecord, language_of, read_file
 from underlay.errors import UserError
 from underlay.progress import Progress, silent
@@ -42,22 +43,24 @@ class _Source:
     """How documents name it: what the user wrote."""
     root: Path
     files: tuple[Path, ...]
-    licence: str | None
-    """Licence of all its files, where the source itself states one."""
+    licences: Mapping[Path, str]
+    """What the files of each folder are under, where they do not say themselves."""
 
     def name(self, path: Path) -> str:
-        return self.label if path == self.root else f"{self.label.rstrip('/')}/{path.relative_to(self.root).as_posix()}"
+        inside = "" if path == self.root else f"/{path.relative_to(self.root).as_posix()}"
+        # File names may be any bytes; what is not UTF-8 is spelled out.
+        return os.fsencode(self.label.rstrip("/") + inside).decode("utf-8", "backslashreplace")
 
 
 def fingerprint(config: GatherConfig) -> str:
-    """SHA-256 over the names and bytes of all files that `gather` would read; the same content gives the same corpus.
+    """SHA-256 over the names, licences and bytes of all files that `gather` would read.
 
     Raises UserError as `gather` does.
     """
     total = hashlib.sha256()
     for source in _find(config):
         for path in source.files:
-            total.update(source.name(path).encode(errors="surrogateescape") + b"\0")
+            total.update(f"{source.name(path)}\0{source.licences[path.parent]}\0".encode())
             try:
                 with path.open("rb") as file:
                     total.update(hashlib.file_digest(file, "sha256").digest())
@@ -78,7 +81,7 @@ def gather(config: GatherConfig, folder: Path, progress: Progress = silent) -> C
     done = characters = 0
     for source in sources:
         for path in source.files:
-            for item in read_file(path, source.name(path), source.root, source.licence, config.piece_bytes):
+            for item in read_file(path, source.name(path), source.licences[path.parent], config.piece_bytes):
                 if isinstance(item, BadRecord):
                     ledger.append(_failed(item))
                 else:
@@ -111,14 +114,25 @@ def _find(config: GatherConfig) -> list[_Source]:
         kept = tuple(sorted(path for path in paths if not _excluded(path, root, config.exclude)))
         if not kept:
             raise UserError(f"source {label}: no readable files in it (text, code, HTML, JSONL, Parquet)")
-        sources.append(_Source(label, root, kept, licence))
+        top = root if root.is_dir() else root.parent
+        folders = {path.parent for path in kept}
+        licences = {folder: licence or licence_of_folder(folder, top) for folder in folders}
+        sources.append(_Source(label, root, kept, licences))
     return sources
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    """Files below `root`; not what is hidden, nor what tools install, nor a library of ours."""
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith("."))
-        yield from (Path(folder, name) for name in files if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in _SKIPPED_FOLDERS
+            and not name.startswith(".")
+            and not Path(folder, name, "library.json").exists()
+        )
+        paths = (Path(folder, name) for name in files if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())  # no pipes, no sockets
 
 
 def _excluded(path: Path, root: Path, patterns: Sequence[str]) -> bool:

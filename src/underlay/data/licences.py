@@ -1,7 +1,7 @@
 """Which licence a file is under: an SPDX header in the file itself, else the nearest licence file above it."""
 
+import os
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from underlay.data.document import NO_LICENCE
@@ -35,11 +35,10 @@ def licence_of_text(text: str) -> str | None:
     return match[1] if match else None
 
 
-@lru_cache(maxsize=4096)
 def licence_of_folder(folder: Path, root: Path) -> str:
     """The licence stated by the nearest licence file in `folder` or above it, up to `root`; else NOASSERTION."""
-    for name in sorted(path for path in _entries(folder) if path.name.upper().startswith(_NAMES)):
-        text = _start_of(name)
+    for path in sorted(_licence_files(folder)):
+        text = _start_of(path)
         for identifier, phrase in _PHRASES:
             if phrase in text:
                 return identifier
@@ -48,10 +47,13 @@ def licence_of_folder(folder: Path, root: Path) -> str:
     return licence_of_folder(folder.parent, root)
 
 
-def _entries(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+def _licence_files(folder: Path) -> list[Path]:
+    return [Path(entry) for entry in os.scandir(folder) if entry.name.upper().startswith(_NAMES) and entry.is_file()]
 
 
 def _start_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(65536).decode("utf-8", errors="replace")
+    try:
+        with path.open("rb") as file:
+            return file.read(65536).decode("utf-8", errors="replace")
+    except OSError:
+        return ""  # a licence nobody can read states nothing

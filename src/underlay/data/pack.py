@@ -58,7 +58,9 @@ def pack(
         raise UserError(
             f"the corpus has {len(ids)} document; at least 2 are needed, one to learn from and one to hold out"
         )
-    heldout = {id_ for id_ in ids if is_heldout(id_, config.heldout)} or {min(ids)}
+    heldout = {id_ for id_ in ids if is_heldout(id_, config.heldout)}
+    if not heldout:  # so few documents that chance held none out: the shortest costs least
+        heldout = {min(corpus, key=lambda document: (len(document.text), document.id)).id}
     if len(heldout) == len(set(ids)):
         raise UserError(f"all {len(ids)} documents would be held out; lower pack.heldout ({config.heldout})")
     dtype = "uint16" if tokenizer.size <= 1 << 16 else "uint32"

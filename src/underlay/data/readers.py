@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from resiliparse.extract.html2text import extract_plain_text
 
-from underlay.data.document import NO_LICENCE, Document
-from underlay.data.licences import licence_of_folder, licence_of_text
+from underlay.data.document import Document
+from underlay.data.licences import licence_of_text
 
 # File endings that hold text, and what the text is written in.
 _LANGUAGES = {
@@ -64,13 +64,10 @@ def language_of(path: Path) -> str | None:
     return _BY_ENDING.get(path.suffix.lower().removeprefix("."))
 
 
-def read_file(
-    path: Path, name: str, root: Path, licence: str | None, piece_bytes: int
-) -> Iterator[Document | BadRecord]:
-    """The documents of one file; `name` is how they call their source, `licence` holds where nothing nearer does."""
+def read_file(path: Path, name: str, fallback: str, piece_bytes: int) -> Iterator[Document | BadRecord]:
+    """The documents of one file; `name` is how they call their source, `fallback` the licence where they state none."""
     language = language_of(path) or "text"
     try:
-        fallback = licence or licence_of_folder(path.parent, root if root.is_dir() else root.parent)
         if language == "parquet":
             yield from _read_parquet(path, name, fallback)
             return
@@ -78,11 +75,11 @@ def read_file(
     except OSError as error:
         yield BadRecord(name, 1, 0, "unreadable", f"cannot be read: {error.strerror or error}")
         return
-    if language == "jsonl":
+    if not data.strip():
+        yield BadRecord(name, 1, len(data), "empty", "an empty file")
+    elif language == "jsonl":
         yield from _read_jsonl(data, name, fallback)
-        return
-    text = _decode(data, name, 1)
-    if isinstance(text, BadRecord):
+    elif isinstance(text := _decode(data, name, 1), BadRecord):
         yield text
     elif language == "html":
         plain = extract_plain_text(text, main_content=True, alt_texts=False)
@@ -100,7 +97,7 @@ def _decode(data: bytes, name: str, line: int) -> str | BadRecord:
     if b"\0" in data:
         return BadRecord(name, line, len(data), "binary", f"binary: a zero byte at offset {data.index(0)}")
     try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         at = data[: error.start].count(b"\n") + line
         return BadRecord(name, at, len(data), "not-utf8", f"not UTF-8: byte {data[error.start]:#04x} on line {at}")
@@ -140,7 +137,9 @@ def _read_parquet(path: Path, name: str, licence: str) -> Iterator[Document | Ba
             for record in rows.to_pylist():
                 number += 1
                 yield _from_record(record, name, number, 0, licence)
-    except (pa.ArrowException, OSError) as error:
+        if not number:
+            yield BadRecord(name, 1, path.stat().st_size, "empty", "no records")
+    except (pa.ArrowException, OSError, ValueError) as error:
         yield BadRecord(name, 1, path.stat().st_size, "bad-parquet", f"not Parquet: {str(error).splitlines()[0]}")
 
 
@@ -150,5 +149,9 @@ def _from_record(record: Any, name: str, number: int, size: int, licence: str) -
     if text is None:
         return BadRecord(name, number, size, "no-text", f"record {number} has no {' or '.join(_TEXT_KEYS)} field")
     stated = next((fields[key] for key in _LICENCE_KEYS if isinstance(fields.get(key), str)), None)
-    clean = text.encode("utf-8", errors="replace").decode()  # JSON can spell lone surrogates
-    return Document(clean, name, number, number, stated or licence or NO_LICENCE, "text")
+    return Document(_clean(text), name, number, number, _clean(stated or licence), "text")
+
+
+def _clean(text: str) -> str:
+    """JSON can spell lone surrogates, which no file can hold."""
+    return text.encode("utf-8", errors="replace").decode()

@@ -170,8 +170,11 @@ class Library:
             return Made(artifact, reused=False)
 
     def _create(self) -> None:
-        for folder in (self.root, self.root / ".locks", self.root / ".staging"):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for folder in (self.root, self.root / ".locks", self.root / ".staging"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except (NotADirectoryError, FileExistsError) as error:
+            raise UserError(f"{self.root}: cannot be a library, {error.filename} is no folder") from error
         marker = self.root / "library.json"
         if not marker.exists():
             _write_atomically(marker, json.dumps({"format": FORMAT, "tool": __version__}) + "\n")
@@ -230,7 +233,7 @@ class Library:
 
     def _point(self, artifact: Artifact) -> None:
         pointer = artifact.folder.parent / "latest"
-        if not (pointer.exists() and pointer.read_text("utf-8").strip() == artifact.manifest.version):
+        if not (pointer.exists() and pointer.read_bytes().strip() == artifact.manifest.version.encode()):
             _write_atomically(pointer, artifact.manifest.version + "\n")
 
     # --- following ---
@@ -289,13 +292,20 @@ class Library:
             names = ", ".join(child.reference for child in children[:3])
             raise UserError(f"{artifact.reference} is what {names} was made from; remove that first, or use --force")
         self._discard(artifact.folder)
-        with contextlib.suppress(OSError):  # the name's folder goes with its last version
-            if not any(self.artifacts(artifact.manifest.kind, artifact.manifest.name)):
-                shutil.rmtree(artifact.folder.parent)
+        if not any(path.is_dir() for path in artifact.folder.parent.iterdir()):
+            with contextlib.suppress(OSError):  # the name's folder goes with its last version, unless one just came
+                (artifact.folder.parent / "latest").unlink(missing_ok=True)
+                artifact.folder.parent.rmdir()
         return artifact
 
     def collect(self, superseded: bool = False) -> int:
-        """Remove what crashes left behind, and with `superseded` what no latest version needs. Returns bytes freed."""
+        """Remove what crashes left behind, and with `superseded` what no latest version needs. Returns bytes freed.
+
+        Raises UserError where a damaged manifest hides what is needed.
+        """
+        unread = [str(found) for found in self._scan() if isinstance(found, UserError)] if superseded else []
+        if unread:
+            raise UserError(f"{unread[0]}; what it needs is unknown, so nothing superseded is removed")
         freed = 0
         for folder in sorted((self.root / ".staging").glob("*")):
             lock = FileLock(self.root / ".locks" / f"{folder.name}.lock")

@@ -33,7 +33,9 @@ def read_recipe(path: Path, assignments: Sequence[str] = (), sources: Sequence[s
         raise UserError(f"{path}: key 'stages' is missing or holds no stages")
     values = _with_verbs(values)
     if sources:
-        gathering = [stage for stage in values["stages"].values() if stage.get("verb") == "gather"]
+        gathering = [
+            stage for stage in values["stages"].values() if isinstance(stage, dict) and stage["verb"] == "gather"
+        ]
         if not gathering:
             raise UserError(f"{path}: --source is given, but no stage gathers")
         for stage in gathering:
@@ -57,6 +59,7 @@ def _with_verbs(values: dict[str, Any]) -> dict[str, Any]:
     stages = values.get("stages")
     if isinstance(stages, dict):
         values["stages"] = {
-            name: {"verb": name, **stage} if isinstance(stage, dict) else stage for name, stage in stages.items()
+            name: {"verb": name, **stage} if isinstance(stage, dict) else {"verb": name} if stage is None else stage
+            for name, stage in stages.items()
         }
     return values

@@ -37,7 +37,8 @@ def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str 
         listener.started(stage, number, len(recipe.stages))
         verb = VERBS[settings.verb]
         inputs = {
-            role: made.get(getattr(settings, role)) or library.find(getattr(settings, role)) for role in verb.takes
+            role: made.get(getattr(settings, role)) or library.find(getattr(settings, role), kind)
+            for role, kind in verb.takes.items()
         }
         config = settings.model_dump(mode="json", exclude={"verb", "name", *verb.takes}) | verb.outside(settings)
         seed = recipe.seed if verb.seeded else 0

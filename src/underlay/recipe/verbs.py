@@ -179,7 +179,7 @@ def _evaluate(job: Job) -> None:
     heldout = Dataset(job.library.ancestor(base, "dataset").folder, "heldout")
     wanted = set(heldout.ids)
     documents = [document for document in Corpus(job.folder("corpus")) if document.id in wanted]
-    if len(documents) != len(wanted):
+    if {document.id for document in documents} != wanted:
         raise UserError(
             f"{job.inputs['corpus'].reference} is not the corpus that {base.reference} held documents out of"
         )

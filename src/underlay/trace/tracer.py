@@ -35,7 +35,7 @@ class Tracer:
             if ancestor.manifest.kind == "dataset":
                 indexes = [child for child in library.children(ancestor) if child.manifest.kind == "index"]
                 if indexes:
-                    return cls.of_index(library, indexes[-1])
+                    return cls.of_index(library, max(indexes, key=lambda index: index.manifest.created))
         raise UserError(f"{model.reference} has no trace index; add a `trace` stage over its dataset to the recipe")
 
     def trace(self, query: str | Sequence[int], min_tokens: int = 8, max_matches: int = 3) -> Trace:

@@ -61,10 +61,10 @@ def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> Progression:
         try:
             tensors = load_file(path / _TENSORS)
             state = Progression(**json.loads((path / _STATE).read_text("utf-8")))
-        except (OSError, ValueError, SafetensorError):
-            continue
-        model.load_state_dict(_under("model.", tensors))
-        optimizer.load(_under("optimizer.", tensors))
+            model.load_state_dict(_under("model.", tensors))
+            optimizer.load(_under("optimizer.", tensors))
+        except (OSError, ValueError, SafetensorError, TypeError, KeyError, RuntimeError):
+            continue  # damaged, or of another version: an earlier one, or the beginning, is always right
         return state
     return Progression()
 

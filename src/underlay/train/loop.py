@@ -156,7 +156,15 @@ def train(
                 checkpoint.save(scratch, model, optimizer, state)
                 saved_at = clock.seconds()
             interrupt.raise_if_requested()
+    if 2 * state.skipped > state.step:
+        raise UserError(_diverged(state))
+    if state.skipped:
+        log(f"{state.skipped} steps left out: their gradient was not finite")
     return Outcome(state, clock.tokens_per_second(), mode, earlier)
+
+
+def _diverged(state: Progression) -> str:
+    return f"the run diverged: {state.skipped} steps without a finite gradient; lower the learning rate"
 
 
 def _compile(model: nn.Module) -> None:
@@ -193,9 +201,7 @@ def _step(
     else:
         state.skipped += 1
         if state.skipped > max(10, state.step // 2):
-            raise UserError(
-                f"the run diverged: {state.skipped} steps without a finite gradient; lower the learning rate"
-            )
+            raise UserError(_diverged(state))
     model.zero_grad()
     state.step += 1
     state.samples += config.batch_rows
@@ -207,7 +213,8 @@ def _plan_length(config: TrainConfig, state: Progression, clock: "_Clock") -> bo
     if config.minutes is None:
         return False
     known = state.steps is not None
-    if state.step != (config.schedule.decay_start(state.steps) - 1 if state.steps else _PROBE_STEPS):
+    due = state.step == config.schedule.decay_start(state.steps) - 1 if state.steps else state.step >= _PROBE_STEPS
+    if not due or not clock.measured():  # an attempt that has just resumed does not know its speed yet
         return False
     left = max(0.0, config.minutes * 60 - clock.seconds())
     steps = state.step + max(1, round(left / clock.seconds_per_step()))
@@ -254,9 +261,13 @@ class _Clock:
         laps = self._laps[_PROBE_STEPS // 3 :][-200:] or [(0.0, 0)]
         return laps[0], laps[-1], len(laps) - 1
 
+    def measured(self) -> bool:
+        """Whether this attempt has made enough steps to know its speed."""
+        return self._recent()[2] >= _PROBE_STEPS // 2
+
     def seconds_per_step(self) -> float:
         (t0, _), (t1, _), steps = self._recent()
-        return (t1 - t0) / steps if steps else self.seconds()
+        return (t1 - t0) / steps
 
     def tokens_per_second(self) -> float:
         """Of recent steps; of everything, compilation included, where the run is too young or was only resumed."""
