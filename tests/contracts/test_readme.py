@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from underlay.cli import app
+from underlay.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,3 +43,11 @@ def test_the_readme_names_both_commands_and_what_it_shows() -> None:
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
         assert (ROOT / picture).exists()
     assert len(text.splitlines()) < 70
+
+
+def test_every_key_of_a_recipe_is_documented() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    definitions = Recipe.model_json_schema()["$defs"]
+    keys = {(name, key) for name, model in definitions.items() for key in model.get("properties", {})}
+    common = {"verb", "name", "family"}
+    assert [f"{name}.{key}" for name, key in sorted(keys) if key not in common and f"| `{key}` |" not in page] == []

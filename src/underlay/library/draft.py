@@ -54,3 +54,5 @@ class Draft:
     flops: float | None = None
     earlier_seconds: float = 0.0
     """Wall seconds that interrupted attempts had already spent on what is being resumed."""
+    earlier_cpu_seconds: float = 0.0
+    """Their processor seconds."""

@@ -164,7 +164,7 @@ class Library:
             wall, cpu = time.monotonic(), time.process_time()
             work(draft)
             seconds = draft.earlier_seconds + time.monotonic() - wall
-            artifact = self._publish(order, draft, seconds, time.process_time() - cpu)
+            artifact = self._publish(order, draft, seconds, draft.earlier_cpu_seconds + time.process_time() - cpu)
             shutil.rmtree(staging, ignore_errors=True)
             self._point(artifact)
             return Made(artifact, reused=False)

@@ -160,7 +160,7 @@ def _describe_training(job: Job, outcome: Outcome, config: LlamaConfig, settings
     (draft.folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in state.log), "utf-8")
     draft.tokens = state.tokens
     draft.flops = training_flops(config, state.tokens, settings.context)
-    draft.earlier_seconds = outcome.earlier_seconds
+    draft.earlier_seconds, draft.earlier_cpu_seconds = outcome.earlier_seconds, outcome.earlier_cpu_seconds
     draft.metrics |= {
         "parameters": parameter_count(load_model(draft.folder)),
         "steps": state.step,

@@ -31,6 +31,8 @@ class Progression:
     """Steps left out because their gradient was not finite."""
     seconds: float = 0.0
     """Wall time spent, over all attempts."""
+    cpu_seconds: float = 0.0
+    """Processor time spent, over all attempts."""
     log: list[dict[str, float]] = field(default_factory=list)
     """One entry a step: step, tokens, loss, rate, norm."""
 

@@ -106,7 +106,9 @@ class Outcome:
     mode: str
     """How it ran, such as `compiled, bf16 (AMX)`."""
     earlier_seconds: float
-    """What interrupted attempts had spent on the steps this one did not repeat."""
+    """Wall time that interrupted attempts had spent on the steps this one did not repeat."""
+    earlier_cpu_seconds: float
+    """Their processor time."""
 
 
 def train(
@@ -133,13 +135,14 @@ def train(
         log(f"resumed at step {state.step:,}")
     if config.compiles():
         _compile(model)
-    earlier = state.seconds
-    clock = _Clock(earlier, state.tokens)
+    earlier, earlier_cpu = state.seconds, state.cpu_seconds
+    clock, cpu_began = _Clock(earlier, state.tokens), time.process_time()
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
         while state.steps is None or state.step < state.steps:
             loss, norm = _step(model, optimizer, objective, source, config, state)
             state.seconds = clock.seconds()
+            state.cpu_seconds = earlier_cpu + time.process_time() - cpu_began
             state.log.append(
                 {
                     "step": state.step,
@@ -160,7 +163,7 @@ def train(
         raise UserError(_diverged(state))
     if state.skipped:
         log(f"{state.skipped} steps left out: their gradient was not finite")
-    return Outcome(state, clock.tokens_per_second(), mode, earlier)
+    return Outcome(state, clock.tokens_per_second(), mode, earlier, earlier_cpu)
 
 
 def _diverged(state: Progression) -> str:
