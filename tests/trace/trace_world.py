@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from underlay.data.dataset import PackedDocument
 from underlay.trace import index as trace_index
 from underlay.trace.index import TraceIndex
 
@@ -21,22 +22,11 @@ Emoji: 👩‍👩‍👧‍👦 family, 🇳🇴 flag, 👍🏽 thumbs — and 
 
 
 @dataclass(frozen=True)
-class Row:
-    id: str
-    start: int
-    end: int
-    source: str
-    first_line: int
-    last_line: int
-    licence: str | None
-
-
-@dataclass(frozen=True)
 class Store:
     tokens: np.ndarray
-    rows: tuple[Row, ...]
+    rows: tuple[PackedDocument, ...]
 
-    def document_at(self, position: int) -> Row:
+    def document_at(self, position: int) -> PackedDocument:
         return self.rows[bisect_right(self.rows, position, key=lambda row: row.start) - 1]
 
 
@@ -86,7 +76,7 @@ def pack(documents: Sequence[tuple[str, str, int]], codec: Bytes) -> Store:
         start = len(tokens)
         tokens += [BOS, *codec.encode(text), EOS]
         last_line = first_line + (0 if source.endswith(".jsonl") else text.count("\n"))
-        rows.append(Row(f"{number:04}", start, len(tokens), source, first_line, last_line, "PSF-2.0"))
+        rows.append(PackedDocument(f"{number:04}", start, len(tokens), source, first_line, last_line, "PSF-2.0"))
     return Store(np.array(tokens, dtype=np.uint16), tuple(rows))
 
 
