@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SOURCE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow check format docs bench clean
+.PHONY: help quickstart test slow check format docs bench bench-env clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,16 @@ bench: $(addprefix bench-,$(basename $(notdir $(wildcard bench/*.py)))) ## Run e
 
 bench-%: $(VENV)/.developing
 	$(BIN)/python bench/$*.py
+
+# A phony target with a recipe of its own, so the pattern above does not take it for a script.
+bench-env: $(VENV)-bench/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)
+	@echo "  $(VENV)-bench is ready"
+
+$(VENV)-bench/.installed: bench/requirements.txt constraints.txt $(VENV)/.python
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
+	@touch $@
 
 clean: ## Remove what tools left behind; the library stays
 	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -114,6 +114,21 @@ def test_batches_do_not_depend_on_how_they_are_cut(world: World) -> None:
     assert torch.equal(whole.tokens, torch.cat([part.tokens for part in parts]))
 
 
+def test_isolated_batches_say_which_document_each_token_is_of(world: World) -> None:
+    dataset = world.dataset
+    rows = Rows(dataset, 64, 0, isolate=True)
+    batch = rows.batch(0, rows.count)
+    assert batch.segments is not None
+    starts = [rows.start(sample) for sample in range(rows.count)]
+    want = [[dataset.number_at(start + place) for place in range(64)] for start in starts]
+    assert batch.segments.tolist() == want
+    assert any(len(set(row)) > 1 for row in want)  # else the test would prove little
+    halves = batch.cut(2)
+    assert halves.segments is not None
+    assert halves.segments.flatten().tolist() == batch.segments.flatten().tolist()
+    assert halves.segments.shape == halves.tokens.shape == (2 * rows.count, 32)
+
+
 def test_too_small_a_corpus_says_how_small(world: World) -> None:
     with pytest.raises(UserError, match=r"too small to train on: [\d,]+ tokens, at least 6,400,001 are needed"):
         Rows(world.dataset, 100_000, seed=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from underlay.generate import Engine
-from underlay.models import Llama, LlamaConfig
+from underlay.models import Decoder, LlamaConfig
 from underlay.text import Tokenizer, train_tokenizer
 
 TEXT = [
@@ -12,7 +12,7 @@ TEXT = [
     "日本語の文章と、絵文字 🦊🎉 と café naïve. ",
     "def add(a, b):\n    return a + b\n",
 ]
-MakeModel = Callable[..., Llama]
+MakeModel = Callable[..., Decoder]
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def tokenizer() -> Tokenizer:
 def make_model() -> MakeModel:
     """Tiny random models, peaked enough for their tokens to depend on what was read."""
 
-    def make(vocabulary: int, seed: int = 0, **shape: int) -> Llama:
+    def make(vocabulary: int, seed: int = 0, **shape: int) -> Decoder:
         torch.manual_seed(seed)
         sizes = {"width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "hidden": 64, "context": 192} | shape
         model = LlamaConfig(vocabulary=vocabulary, **sizes).build()
@@ -38,10 +38,10 @@ def make_model() -> MakeModel:
 
 
 @pytest.fixture(scope="session")
-def model(make_model: MakeModel, tokenizer: Tokenizer) -> Llama:
+def model(make_model: MakeModel, tokenizer: Tokenizer) -> Decoder:
     return make_model(tokenizer.size)
 
 
 @pytest.fixture
-def engine(model: Llama, tokenizer: Tokenizer) -> Engine:
+def engine(model: Decoder, tokenizer: Tokenizer) -> Engine:
     return Engine(model, tokenizer, slots=4)

@@ -4,7 +4,7 @@ import torch
 import underlay.generate.score as scoring
 from underlay.generate import Engine, ParameterError
 from underlay.generate.score import windows
-from underlay.models import Llama
+from underlay.models import Decoder
 from underlay.text import Tokenizer
 
 
@@ -13,13 +13,13 @@ def ids_of(length: int, seed: int, size: int) -> list[int]:
     return [0, *torch.randint(7, size, (length - 1,), generator=generator).tolist()]
 
 
-def plain(model: Llama, ids: list[int]) -> torch.Tensor:
+def plain(model: Decoder, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         scores = model(torch.tensor([ids])).log_softmax(-1)[0, :-1]
         return scores.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
 
 
-def test_scores_equal_a_plain_forward(engine: Engine, model: Llama, tokenizer: Tokenizer) -> None:
+def test_scores_equal_a_plain_forward(engine: Engine, model: Decoder, tokenizer: Tokenizer) -> None:
     lists = [ids_of(n, n, tokenizer.size) for n in (193, 2, 50, 192, 1, 51, 17)]
     for ids, scores in zip(lists, engine.score(lists), strict=True):
         assert scores.dtype == torch.float32
@@ -28,7 +28,7 @@ def test_scores_equal_a_plain_forward(engine: Engine, model: Llama, tokenizer: T
 
 @pytest.mark.parametrize("length", [194, 288, 289, 290, 1000])
 def test_long_lists_are_read_in_overlapping_windows(
-    engine: Engine, model: Llama, tokenizer: Tokenizer, length: int
+    engine: Engine, model: Decoder, tokenizer: Tokenizer, length: int
 ) -> None:
     ids = ids_of(length, 3, tokenizer.size)
     scores = engine.score([ids])[0]
@@ -69,7 +69,7 @@ def test_batches_and_parts_change_nothing(
     assert calls[-1] == (total, total)
 
 
-def test_bfloat16_is_near(model: Llama, tokenizer: Tokenizer, engine: Engine) -> None:
+def test_bfloat16_is_near(model: Decoder, tokenizer: Tokenizer, engine: Engine) -> None:
     ids = ids_of(150, 1, tokenizer.size)
     half = Engine(model, tokenizer, dtype=torch.bfloat16)
     exact, near = engine.score([ids])[0], half.score([ids])[0]

@@ -8,20 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from underlay.errors import UserError
-from underlay.models import Llama, LlamaConfig
+from underlay.models import Decoder, LlamaConfig
 from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_model, parameter_count, save_model
 
 SHAPES = [
     LlamaConfig(vocabulary=50, context=24, width=32, depth=2, heads=4, kv_heads=4, hidden=48),
-    LlamaConfig(vocabulary=33, width=24, depth=3, heads=6, kv_heads=2, hidden=40, tied=False, norm_eps=1e-3),
+    LlamaConfig(
+        vocabulary=33, context=24, width=24, depth=3, heads=6, kv_heads=2, hidden=40, tied=False, norm_eps=1e-3
+    ),
     LlamaConfig(
         vocabulary=64, context=24, width=16, depth=1, heads=1, kv_heads=1, hidden=8, rope_base=500.0, norm_eps=1e-3
     ),
 ]
 
 
-def random_model(config: LlamaConfig) -> Llama:
+def random_model(config: LlamaConfig) -> Decoder:
     torch.manual_seed(0)
     model = config.build()
     with torch.no_grad():

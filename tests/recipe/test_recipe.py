@@ -1,6 +1,7 @@
 """Recipes: what is refused before anything is made, what is reused, and what comes out at the end."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -232,12 +233,56 @@ def test_recipes_are_valid(path: Path) -> None:
 
 
 def test_the_quickstart_model_has_the_promised_size() -> None:
-    from underlay.models import LlamaConfig
     from underlay.models.storage import parameter_count
 
     recipe = read_recipe(RECIPES / "quickstart.yaml")
     stage = recipe.stages["pretrain"]
     assert isinstance(stage, PretrainStage)
     vocabulary = recipe.stages["tokenizer"].vocabulary  # type: ignore[union-attr]
-    model = LlamaConfig(**stage.model.model_dump(), vocabulary=vocabulary, context=stage.train.context).build()
+    model = stage.model.model_copy(update={"vocabulary": vocabulary, "context": stage.train.context}).build()
     assert 5e6 <= parameter_count(model) <= 10e6
+
+
+def pretraining(**dials: int | str) -> PretrainStage:
+    stage = read_recipe(SMALL, **dials).stages["pretrain"]  # type: ignore[arg-type]
+    assert isinstance(stage, PretrainStage)
+    return stage
+
+
+def test_one_dial_sets_all_sizes() -> None:
+    deep = pretraining(depth=5).model
+    assert (deep.depth, deep.width, deep.heads, deep.hidden) == (5, 320, 5, 832)
+    stage = pretraining(params="1.5M")
+    assert stage.parameters() == 1_500_000
+    assert not stage.model.model_fields_set & {"width", "depth", "heads"}
+    for params, number in (("7", 7), ("3k", 3000), ("2G", 2_000_000_000)):
+        assert pretraining(params=params).parameters() == number
+
+
+@pytest.mark.parametrize(
+    ("assignments", "dials", "problem"),
+    [
+        ([], {"depth": 2, "params": "1M"}, "give one of them"),
+        (["pretrain.model.width=64"], {"params": "1M"}, "either params or model.width"),
+        ([], {"params": "many"}, "pattern"),
+        (["pretrain.model.family=lama"], {}, "family"),
+        (["pretrain.model.task={kind: text, labels: [a]}"], {}, "without a head"),
+    ],
+)
+def test_dials_that_contradict_are_named(assignments: list[str], dials: dict[str, int | str], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        read_recipe(SMALL, assignments, **dials)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changes", [["pretrain.model={family: gpt2, depth: 1, width: 32}"], ["pretrain.isolate=true"]])
+def test_other_families_and_isolation_are_pretrained(library: Library, changes: list[str]) -> None:
+    made = run_recipe(read_recipe(SMALL, [*QUICK, *changes]), library, Log(), until="pretrain")
+    metrics = made["pretrain"].manifest.metrics
+    assert metrics["steps"] > 0
+    assert math.isfinite(metrics["loss"])
+
+
+def test_a_size_in_parameters_is_met(library: Library) -> None:
+    recipe = read_recipe(SMALL, QUICK, params="200k")
+    made = run_recipe(recipe, library, Log(), until="pretrain")
+    assert 180_000 < made["pretrain"].manifest.metrics["parameters"] < 220_000

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from underlay.errors import UserError
-from underlay.models import Batch, Llama, LlamaConfig
+from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.train import CausalLM, Loss, TrainConfig, train
 from underlay.train.checkpoint import Progression, load, save
 from underlay.train.optimizer import Optimizer, OptimizerConfig, orthogonalize
@@ -37,7 +37,7 @@ class Counting:
         return Batch(tokens[:, :-1], tokens[:, 1:], weights)
 
 
-def fresh(seed: int = 0) -> Llama:
+def fresh(seed: int = 0) -> Decoder:
     torch.manual_seed(seed)
     return SHAPE.build()
 
@@ -286,3 +286,27 @@ def test_orthogonalize_lifts_singular_values_to_one(shape: tuple[int, ...], seed
 def test_impossible_settings(changes: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         config(**changes)
+
+
+@pytest.mark.parametrize("weigh", [False, True])
+def test_packed_documents_are_learned_as_if_alone(weigh: bool) -> None:
+    """Contract 3: loss and gradients of isolated documents in one row are those of the documents by themselves."""
+    tokens = torch.randint(0, 40, (1, 16), generator=torch.Generator().manual_seed(3))
+    targets = torch.roll(tokens, -1, 1)
+    weights = torch.rand(1, 16, generator=torch.Generator().manual_seed(4)) if weigh else None
+    segments = torch.tensor([[5] * 4 + [6] + [5] * 7 + [9] * 4])
+    packed, alone = fresh(), fresh()
+    whole = CausalLM()(packed, Batch(tokens, targets, weights, segments=segments))
+    whole.sum.backward()
+    parts = []
+    for start, end in ((0, 4), (4, 5), (5, 12), (12, 16)):
+        part = None if weights is None else weights[:, start:end]
+        loss = CausalLM()(alone, Batch(tokens[:, start:end], targets[:, start:end], part))
+        loss.sum.backward()
+        parts.append(loss)
+    torch.testing.assert_close(whole.sum, sum(loss.sum for loss in parts))
+    torch.testing.assert_close(whole.count, sum(loss.count for loss in parts))
+    for one, other in zip(packed.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+    mixed = CausalLM()(fresh(), Batch(tokens, targets, weights))
+    assert not torch.allclose(mixed.sum, whole.sum, rtol=1e-4)

@@ -22,7 +22,8 @@ class Conversations:
     def __init__(self, pairs: Sequence[Pair], tokenizer: Tokenizer, context: int, seed: int) -> None:
         """Raises UserError where no pair fits into a row."""
         self.context, self.seed = context, seed
-        self.pad = tokenizer.special(Special.PAD)
+        # Never learned from, so where there is no token for it any other will do.
+        self.pad = tokenizer.special(Special.PAD) if tokenizer.has(Special.PAD) else 0
         self.rows: list[tuple[list[int], list[float]]] = []
         self.longer = 0
         """Pairs left out because they are longer than a row."""

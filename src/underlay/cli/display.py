@@ -4,6 +4,8 @@ On a terminal the lines move; in a log each stage prints when it begins and ends
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
@@ -12,6 +14,8 @@ from rich.text import Text
 
 from underlay.cli.common import amount, duration
 from underlay.library import Artifact
+from underlay.progress import Progress as Report
+from underlay.progress import silent
 
 _LOG_EVERY = 30.0
 
@@ -70,6 +74,22 @@ class Display:
         self._progress.update(self._task, completed=1, total=1, facts=facts, finished=True)
         if not self._console.is_terminal:
             self._console.print(f"      {facts}", markup=False)
+
+
+@contextmanager
+def bar(what: str, console: Console) -> Iterator[Report]:
+    """A bar for one piece of work, which goes when the work is done; nothing at all where there is no terminal."""
+    if not console.is_terminal:
+        yield silent
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=None)
+
+        def report(done: float, total: float | None, **_: float | str) -> None:
+            shown.update(task, completed=done, total=total)
+
+        yield report
 
 
 class _Bar(BarColumn):

@@ -59,7 +59,6 @@ def generate(
 ) -> None:
     """Continue a text with a model."""
     from underlay.generate import Request, Sampling
-    from underlay.text import Special
     from underlay.trace.tracer import Tracer
 
     shelf = open_library(library)
@@ -67,7 +66,7 @@ def generate(
     tracer = Tracer.of_model(shelf, artifact) if trace else None
     engine = _engine(artifact.folder)
     text = read_argument(prompt)
-    ids = [engine.tokenizer.special(Special.BOS), *engine.tokenizer.encode(text)]
+    ids = engine.tokenizer.prompt(text)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     request = Request(ids, _room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()))
     engine.check(request)
@@ -95,12 +94,20 @@ def chat(
     seed: Seed = 0,
     library: LibraryOption = None,
 ) -> None:
-    """Talk with an adapted model. An empty line sends what you wrote; /new starts over; Ctrl-D leaves."""
+    """Talk with a model that was adapted, or that brought a chat template.
+
+    An empty line sends what you wrote; /new starts over; Ctrl-D leaves.
+    """
     from underlay.generate import Request, Sampling
     from underlay.text import Message, render
 
     artifact = open_library(library).find(model, "model")
     engine = _engine(artifact.folder)
+    if not engine.tokenizer.converses:
+        raise UserError(
+            f"{artifact.reference} has neither marks of turns nor a chat template; use `underlay generate`, or import "
+            "it again with its chat_template.jinja beside it"
+        )
     out = console()
     out.print(f"{artifact.reference}. An empty line sends; /new starts over; Ctrl-D leaves.", style="dim")
     conversation: list[Message] = []
@@ -108,8 +115,14 @@ def chat(
         if text.strip() == "/new":
             conversation = []
             continue
-        conversation.append(Message("user", text))
-        ids, _ = render(engine.tokenizer, conversation, reply=True)
+        # Instructions that models are adapted on here end in a newline; templates bring their own ends.
+        conversation.append(Message("user", text if engine.tokenizer.native else text.rstrip("\n")))
+        try:
+            ids, _ = render(engine.tokenizer, conversation, reply=True)
+        except UserError as error:  # the template refuses the turn
+            out.print(str(error), style="red", markup=False)
+            conversation.pop()
+            continue
         wanted = min(max_tokens or _LEAST_ROOM, engine.context // 2)
         while len(ids) + wanted > engine.context and len(conversation) > 1:
             out.print("(the conversation is longer than the model's context: its oldest turn is dropped)", style="dim")
@@ -128,10 +141,10 @@ def chat(
 
 def _engine(folder: Path) -> "Engine":
     from underlay.generate import Engine
-    from underlay.models.storage import load_model
+    from underlay.models.storage import load_decoder
     from underlay.text import Tokenizer
 
-    return Engine(load_model(folder), Tokenizer.load(folder), slots=1)
+    return Engine(load_decoder(folder), Tokenizer.load(folder), slots=1)
 
 
 def _room(engine: "Engine", ids: Sequence[int], wanted: int | None) -> int:

@@ -9,7 +9,7 @@ from rich.tree import Tree
 from underlay.cli.common import JsonOption, LibraryOption, amount, console, open_library, print_json
 from underlay.library import Artifact, Library
 
-app = typer.Typer(help="List, show, follow, check and remove artifacts.", no_args_is_help=True)
+app = typer.Typer(help="List, show, follow, check, remove artifacts; import and export models.", no_args_is_help=True)
 ReferenceArgument = Annotated[str, typer.Argument(metavar="REFERENCE", help="kind:name or kind:name@version.")]
 
 

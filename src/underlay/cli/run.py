@@ -28,6 +28,12 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as pretrain.train.steps=200."),
     ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Size of the model to pretrain: its blocks; all else follows.")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Size of the model to pretrain: its parameters, such as 10M.")
+    ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
@@ -40,7 +46,7 @@ def run(
     from underlay.cli.display import Display
     from underlay.recipe import read_recipe, run_recipe
 
-    steps = read_recipe(recipe, set_ or (), source or ())
+    steps = read_recipe(recipe, set_ or (), source or (), depth, params)
     shelf = open_library(library)
     with Display(console(stderr=json_)) as display:
         made = run_recipe(steps, shelf, display, until)

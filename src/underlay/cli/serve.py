@@ -25,7 +25,7 @@ def serve(
 ) -> None:
     """Serve a model: /v1/models, /v1/completions, /v1/chat/completions, and a page at /."""
     from underlay.generate import Engine
-    from underlay.models.storage import load_model
+    from underlay.models.storage import load_decoder
     from underlay.serve import create_app
     from underlay.serve import serve as run_server
     from underlay.text import Tokenizer
@@ -34,15 +34,17 @@ def serve(
     shelf = open_library(library)
     artifact = shelf.find(model, "model")
     out = console()
+    engine = Engine(load_decoder(artifact.folder), Tokenizer.load(artifact.folder), slots=slots)
     try:
         tracer = Tracer.of_model(shelf, artifact)
     except UserError as error:
         out.print(f"No tracing: {error}", style="yellow", markup=False)
         tracer = None
-    engine = Engine(load_model(artifact.folder), Tokenizer.load(artifact.folder), slots=slots)
     trace = (lambda text: tracer.trace(text).to_dict()) if tracer else None
+    # A model of our own converses once it was adapted; a brought one, where it says how.
+    chats = artifact.manifest.verb == "adapt" or (artifact.manifest.verb == "import" and engine.tokenizer.converses)
     name = f"{artifact.manifest.kind}:{artifact.manifest.name}"
-    server = create_app(engine, name, trace=trace, api_key=api_key, chat=artifact.manifest.verb == "adapt")
+    server = create_app(engine, name, trace=trace, api_key=api_key, chat=chats)
     run_server(
         server, host, port, lambda url: out.print(f"{artifact.reference} at {url}  (Ctrl-C stops)", markup=False)
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from underlay.config import Config, parse
 from underlay.errors import UserError
@@ -75,6 +76,10 @@ class Dataset:
     def number_at(self, position: int) -> int:
         """The row of the document that holds the token at `position`."""
         return int(np.searchsorted(self.starts, position, side="right")) - 1
+
+    def numbers_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`number_at` for many positions, of any shape."""
+        return np.searchsorted(self.starts, positions, side="right") - 1
 
     def document(self, number: int) -> PackedDocument:
         """The document in row `number` of the table."""

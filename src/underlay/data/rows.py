@@ -39,9 +39,12 @@ def permute(index: int, size: int, key: bytes) -> int:
 class Rows:
     """Rows of `context` tokens with what follows each token, in shuffled order, pass after pass without end."""
 
-    def __init__(self, dataset: Dataset, context: int, seed: int) -> None:
-        """Raises UserError where the dataset is too small to train on."""
-        self.dataset, self.context, self.seed = dataset, context, seed
+    def __init__(self, dataset: Dataset, context: int, seed: int, isolate: bool = False) -> None:
+        """Read `dataset`; with `isolate` batches say which document each token is of.
+
+        Raises UserError where the dataset is too small to train on.
+        """
+        self.dataset, self.context, self.seed, self.isolate = dataset, context, seed, isolate
         self.count = (len(dataset) - 1) // context
         if self.count < LEAST_ROWS:
             raise UserError(
@@ -62,7 +65,11 @@ class Rows:
         tokens = torch.from_numpy(window)
         spans = [(self.dataset.number_at(s), self.dataset.number_at(s + self.context)) for s in starts]
         documents = tuple(tuple(range(low, high + 1)) for low, high in spans)
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None, documents)
+        segments = None
+        if self.isolate:
+            places = np.asarray(starts)[:, None] + np.arange(self.context)
+            segments = torch.from_numpy(self.dataset.numbers_at(places))
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None, documents, segments)
 
 
 LEAST_ROWS = 64

@@ -13,7 +13,7 @@ from underlay.adapt import Pair
 from underlay.adapt.pairs import parses
 from underlay.generate import Engine, Request, Sampling
 from underlay.progress import Progress, silent
-from underlay.text import Message, Special, Tokenizer, render
+from underlay.text import Message, Tokenizer, render
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def sample_functions(
         if instruct:
             prompt, _ = render(tokenizer, [Message("user", pair.prompt)], reply=True)
         else:
-            prompt = [tokenizer.special(Special.BOS), *tokenizer.encode(pair.prompt)]
+            prompt = tokenizer.prompt(pair.prompt)
         sampling = Sampling(temperature=0.8, top_p=0.95, seed=seed + index)
         requests.append(Request(prompt, max_tokens, sampling))
     answers = engine.generate(requests, progress)

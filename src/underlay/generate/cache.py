@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from underlay.models import LlamaConfig
+from underlay.models import DecoderConfig
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class _Step:
 class SlotCache:
     """Keys and values (slots, kv_heads, context + 1, head_dim) for each block."""
 
-    def __init__(self, config: LlamaConfig, slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.depth, slots, config.kv_heads, config.context + 1, config.width // config.heads)
+    def __init__(self, config: DecoderConfig, slots: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (config.depth, slots, config.kv_heads, config.context + 1, config.head_dim)
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
         self._rows = torch.arange(slots, device=device)

@@ -35,9 +35,9 @@ from underlay.generate.request import (
 from underlay.generate.sample import Sampler, uniform
 from underlay.generate.score import score
 from underlay.generate.stream import TextStream
-from underlay.models import Llama
+from underlay.models import Decoder
 from underlay.progress import Progress, silent
-from underlay.text import Special, Tokenizer
+from underlay.text import Tokenizer
 
 CHUNK = 256
 """A prompt is read in chunks of so many tokens, so that a long one does not hold up the others."""
@@ -114,7 +114,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Llama,
+        model: Decoder,
         tokenizer: Tokenizer,
         slots: int = 8,
         dtype: torch.dtype | None = None,
@@ -141,7 +141,7 @@ class Engine:
         self._deterministic = deterministic
         self._slots: list[Handle | None] = [None] * slots
         self._waiting: deque[Handle] = deque()
-        self._stop_ids = frozenset({tokenizer.special(Special.EOS), tokenizer.special(Special.END)})
+        self._stop_ids = tokenizer.stop_ids
         self._cache: SlotCache | None = None
         self._sampler: Sampler | None = None
         self._places = torch.arange(self.context, device=self._device)
@@ -295,7 +295,9 @@ class Engine:
         mask = (self._places[:seen] <= positions[:, None])[:, None, None]
         column = torch.tensor(tokens, device=self._device)[:, None]
         cache = self._cache.step(positions, seen)
-        hidden = self._model.hidden(column, positions[:, None], mask, cache, self._dtype)
+        # Slots without a request read the last position; what they compute is thrown away.
+        known = positions.clamp(max=self.context - 1)
+        hidden = self._model.hidden(column, known[:, None], mask, cache, self._dtype)
         return self._model.logits(hidden[:, 0]).float()
 
     def _logprobs(self, ready: dict[int, Handle], logits: Tensor, chosen: Tensor) -> dict[int, TokenLogprob]:
@@ -313,13 +315,13 @@ class Engine:
         return result
 
 
-def _in_dtype(model: Llama, dtype: torch.dtype) -> Llama:
+def _in_dtype(model: Decoder, dtype: torch.dtype) -> Decoder:
     """The model with its matrices in `dtype`; norms stay in float32, as they are computed."""
     if dtype == torch.float32:
         return model
     model = copy.deepcopy(model)
     for parameter in model.parameters():
-        if parameter.ndim == 2:
+        if parameter.ndim >= 2:
             parameter.data = parameter.data.to(dtype)
     return model
 

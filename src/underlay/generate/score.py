@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from underlay.generate.request import ParameterError
-from underlay.models import Llama
+from underlay.models import Decoder
 from underlay.progress import Progress, silent
 
 BATCH_TOKENS = 4096
@@ -61,7 +61,7 @@ def batches(work: Sequence[_Window]) -> Iterator[list[_Window]]:
 
 @torch.inference_mode()
 def score(
-    model: Llama, sequences: Sequence[Sequence[int]], dtype: torch.dtype, progress: Progress = silent
+    model: Decoder, sequences: Sequence[Sequence[int]], dtype: torch.dtype, progress: Progress = silent
 ) -> list[Tensor]:
     """Log-probabilities, in nats, of tokens 1 to n - 1 of each sequence of n tokens (usually BOS first).
 
@@ -97,7 +97,7 @@ def score(
     return results
 
 
-def _log_probabilities(model: Llama, hidden: Tensor, targets: Tensor) -> Tensor:
+def _log_probabilities(model: Decoder, hidden: Tensor, targets: Tensor) -> Tensor:
     """hidden: (rows, width); targets: (rows,); returns (rows,) float32."""
     found = torch.empty(len(targets), device=targets.device)
     for start in range(0, len(targets), LOGIT_ROWS):

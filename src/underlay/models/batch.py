@@ -17,6 +17,8 @@ class Batch:
     """(batch, time) float32: how much each target counts; None: all count 1."""
     documents: tuple[tuple[int, ...], ...] = ()
     """For each row, the numbers (rows in the dataset's table) of the documents in it."""
+    segments: Tensor | None = None
+    """(batch, time) int64: the document of each token, where documents must not see each other; None: they may."""
 
     def cut(self, pieces: int) -> "Batch":
         """The same tokens in rows cut into `pieces` equal parts: (batch * pieces, time // pieces)."""
@@ -25,5 +27,6 @@ class Batch:
             return tensor.reshape(tensor.shape[0] * pieces, -1)
 
         weights = None if self.weights is None else shorter(self.weights)
+        segments = None if self.segments is None else shorter(self.segments)
         documents = tuple(row for row in self.documents for _ in range(pieces))
-        return Batch(shorter(self.tokens), shorter(self.targets), weights, documents)
+        return Batch(shorter(self.tokens), shorter(self.targets), weights, documents, segments)

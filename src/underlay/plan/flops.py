@@ -4,17 +4,29 @@ A weight matrix costs 2 FLOPs a token forward and twice that backward (Kaplan et
 attention adds the two products of queries with keys and of weights with values (PaLM, arXiv:2204.02311, appendix B).
 """
 
-from underlay.models import LlamaConfig
+import torch
+
+from underlay.models.config import TextConfig
+from underlay.models.families import blank
+from underlay.models.parts import Experts
 
 
-def matmul_parameters(config: LlamaConfig) -> int:
-    """Weights in the matrix products of every token: blocks and output head, not the look-up of embeddings."""
-    head_dim = config.width // config.heads
-    attention = 2 * config.width * config.width + 2 * config.width * config.kv_heads * head_dim
-    return config.depth * (attention + 3 * config.width * config.hidden) + config.vocabulary * config.width
+def matmul_parameters(config: TextConfig) -> int:
+    """Weights in the matrix products of every token: blocks and output head, not the look-up of embeddings.
+
+    Of a mixture of experts only those count that a token uses.
+    """
+    with torch.device("meta"):
+        blocks = blank(config).blocks
+    total = sum(parameter.numel() for parameter in blocks.parameters() if parameter.ndim == 2)
+    for module in blocks.modules():
+        if isinstance(module, Experts):
+            stacked = module.gate.numel() + module.up.numel() + module.down.numel()
+            total += stacked * module.chosen // len(module.gate)
+    return total + config.vocabulary * config.width
 
 
-def training_flops(config: LlamaConfig, tokens: int, context: int) -> float:
+def training_flops(config: TextConfig, tokens: int, context: int) -> float:
     """FLOPs to train on `tokens` tokens in rows of `context`: 6 N D, and attention where causality halves it."""
-    attention = 6 * config.depth * config.width * context
+    attention = 6 * config.depth * config.heads * config.head_dim * context
     return float(tokens) * (6 * matmul_parameters(config) + attention)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from underlay.config import Config, override, parse, read_yaml
 from underlay.errors import UserError
+from underlay.models.families import DIALLED
 from underlay.recipe.stages import AnyStage, Name
 
 
@@ -22,8 +23,16 @@ class Recipe(Config):
     """What to make, in order; a stage's verb is its own name unless it says otherwise."""
 
 
-def read_recipe(path: Path, assignments: Sequence[str] = (), sources: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, apply `--set` assignments (`stage.key=value` will do) and replace what is gathered by `sources`.
+def read_recipe(
+    path: Path,
+    assignments: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    depth: int | None = None,
+    params: str | None = None,
+) -> Recipe:
+    """Read a recipe, replace what is gathered by `sources`, and apply `--set` assignments (`stage.key=value` will do).
+
+    `depth` or `params` (such as `10M`) replaces the sizes of every model that is pretrained, by one dial.
 
     Raises UserError, in one line that names the key, for anything that is not a recipe.
     """
@@ -40,8 +49,25 @@ def read_recipe(path: Path, assignments: Sequence[str] = (), sources: Sequence[s
             raise UserError(f"{path}: --source is given, but no stage gathers")
         for stage in gathering:
             stage |= {"source": list(sources), "exclude": []}  # what was left out belonged to the other sources
+    if depth or params:
+        _turn(values["stages"], depth, params, path)
     values = override(values, [part for one in assignments for part in _full(one, stages, values)])
     return parse(Recipe, _with_verbs(values), str(path))
+
+
+def _turn(stages: Mapping[str, Any], depth: int | None, params: str | None, path: Path) -> None:
+    """Set one dial in the place of all sizes, in every stage that pretrains."""
+    if depth and params:
+        raise UserError("--depth, --params: either sets all sizes; give one of them")
+    pretraining = [stage for stage in stages.values() if isinstance(stage, dict) and stage["verb"] == "pretrain"]
+    if not pretraining:
+        raise UserError(f"{path}: --depth or --params is given, but no stage pretrains")
+    for stage in pretraining:
+        model = stage.get("model") or {}
+        if isinstance(model, dict):
+            kept = {key: value for key, value in model.items() if key not in DIALLED}
+            stage["model"] = {**kept, "depth": depth} if depth else kept
+            stage["params"] = params
 
 
 def _full(assignment: str, stages: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:

@@ -11,10 +11,10 @@ from underlay.data.curate import funnel
 from underlay.evaluate.report import ReportData, write_report
 from underlay.generate import Engine, Request, Sampling
 from underlay.library import Artifact, Draft, Library
-from underlay.models.storage import load_model
+from underlay.models.storage import load_decoder
 from underlay.progress import Progress
 from underlay.recipe.stages import ReportStage
-from underlay.text import Special, Tokenizer
+from underlay.text import Tokenizer
 from underlay.trace.tracer import Tracer
 
 PAGE, COMPLETIONS = "report.html", "completions.json"
@@ -56,12 +56,12 @@ def _complete(
     """Three texts, continued by the base model and traced to the training data."""
     model = inputs["base"]
     tokenizer = Tokenizer.load(model.folder)
-    engine = Engine(load_model(model.folder), tokenizer)
+    engine = Engine(load_decoder(model.folder), tokenizer)
     tracer = Tracer.of_index(library, inputs["index"])
     prompts = settings.prompts or _beginnings(library.ancestor(model, "dataset"), tokenizer)
     requests = [
         Request(
-            [tokenizer.special(Special.BOS), *tokenizer.encode(prompt)],
+            tokenizer.prompt(prompt),
             settings.max_tokens,
             Sampling(temperature=0.5, top_p=0.95, seed=seed + number),
         )

@@ -1,13 +1,14 @@
 """What can be set in each stage of a recipe. Inputs are names of other stages, or references into the library."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config
 from underlay.data import CurateConfig, GatherConfig, PackConfig
-from underlay.models import LlamaShape
+from underlay.models import AnyDecoder, LlamaConfig
+from underlay.models.families import DIALLED
 from underlay.train import TrainConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -60,12 +61,39 @@ class PretrainStage(Stage):
     verb: Literal["pretrain"] = "pretrain"
     dataset: str
     """What to learn from."""
-    model: LlamaShape = LlamaShape()
-    """The model's shape."""
+    model: AnyDecoder = LlamaConfig()
+    """The model's family and shape; `{depth: 6}` alone gives sane sizes."""
+    params: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?[kMG]?$")
+    """Instead of a shape: the size that comes nearest to so many parameters, such as `10M`."""
+    isolate: bool = False
+    """Whether documents that share a row are kept from seeing each other."""
     embedding: Literal["spectral", "random"] = "spectral"
     """What the embeddings start from: counted pairs of neighbouring tokens, or chance."""
     train: TrainConfig
     """How it is trained."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _llama_by_default(cls, value: Any) -> Any:
+        return {"family": "llama", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        given = sorted(self.model.model_fields_set & DIALLED)
+        if self.params and given:
+            raise ValueError(f"set either params or model.{given[0]}")
+        if self.params and not self.parameters():
+            raise ValueError("params: ask for more than none, such as 10M")
+        if self.model.task is not None:
+            raise ValueError("model.task: a base model is pretrained without a head for a task")
+        return self
+
+    def parameters(self) -> int | None:
+        """`params` as a number."""
+        if self.params is None:
+            return None
+        factor = {"k": 1e3, "M": 1e6, "G": 1e9}.get(self.params[-1])
+        return round(float(self.params[:-1]) * factor) if factor else round(float(self.params))
 
 
 class AdaptStage(Stage):

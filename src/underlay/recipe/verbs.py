@@ -17,9 +17,9 @@ from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
 from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
-from underlay.models import LlamaConfig
+from underlay.models import DecoderConfig, sized
 from underlay.models.spectral import spectral_embedding
-from underlay.models.storage import load_model, parameter_count, save_model
+from underlay.models.storage import load_decoder, parameter_count, save_model
 from underlay.plan.flops import training_flops
 from underlay.plan.machine import bf16_unit
 from underlay.progress import Progress
@@ -119,11 +119,10 @@ def _pack(job: Job) -> None:
 def _pretrain(job: Job) -> None:
     settings: stages.PretrainStage = job.settings
     dataset = Dataset(job.folder("dataset"))
-    rows = Rows(dataset, settings.train.context, job.seed)
+    rows = Rows(dataset, settings.train.context, job.seed, settings.isolate)
     tokenizer = _tokenizer_of(job.library, job.inputs["dataset"])
     torch.manual_seed(job.seed)
-    shape = settings.model.model_dump()
-    config = LlamaConfig(**shape, vocabulary=dataset.info.vocabulary, context=settings.train.context)
+    config = _in_full(settings, dataset)
     model = config.build()
     if settings.embedding == "spectral":
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
@@ -135,15 +134,28 @@ def _pretrain(job: Job) -> None:
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
 
 
+def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> DecoderConfig:
+    """The model's config, with what the data fixes."""
+    chosen, vocabulary, context = settings.model, dataset.info.vocabulary, settings.train.context
+    if chosen.vocabulary and chosen.vocabulary < vocabulary:
+        raise UserError(f"pretrain.model.vocabulary {chosen.vocabulary} is less than the dataset's {vocabulary}")
+    if chosen.context and chosen.context < context:
+        raise UserError(f"pretrain.model.context {chosen.context} is less than pretrain.train.context {context}")
+    fixed = {"vocabulary": chosen.vocabulary or vocabulary, "context": chosen.context or context}
+    config = type(chosen)(**{**chosen.model_dump(exclude_unset=True), **fixed})
+    parameters = settings.parameters()
+    return config if parameters is None else sized(config, parameters)
+
+
 def _adapt(job: Job) -> None:
     settings: stages.AdaptStage = job.settings
     base = job.inputs["model"]
-    model, tokenizer = load_model(base.folder), Tokenizer.load(base.folder)
+    model, tokenizer = load_decoder(base.folder), Tokenizer.load(base.folder)
     if settings.train.context > model.config.context:
         raise UserError(
             f"adapt.train.context {settings.train.context} is longer than the model's {model.config.context}"
         )
-    heldout = set(Dataset(job.library.ancestor(base, "dataset").folder, "heldout").ids)
+    heldout = _held_out(job.library, base)
     kind, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id not in heldout), settings.pairs)
     source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
@@ -155,14 +167,22 @@ def _adapt(job: Job) -> None:
     job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
 
 
-def _describe_training(job: Job, outcome: Outcome, config: LlamaConfig, settings: TrainConfig) -> None:
+def _held_out(library: Library, base: Artifact) -> set[str]:
+    """Documents that were kept from a model; none are known of one that came from elsewhere."""
+    line = [base, *library.ancestors(base)]
+    if any(artifact.manifest.verb == "import" for artifact in line):
+        return set()
+    return set(Dataset(library.ancestor(base, "dataset").folder, "heldout").ids)
+
+
+def _describe_training(job: Job, outcome: Outcome, config: DecoderConfig, settings: TrainConfig) -> None:
     state, draft = outcome.progression, job.draft
     (draft.folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in state.log), "utf-8")
     draft.tokens = state.tokens
     draft.flops = training_flops(config, state.tokens, settings.context)
     draft.earlier_seconds, draft.earlier_cpu_seconds = outcome.earlier_seconds, outcome.earlier_cpu_seconds
     draft.metrics |= {
-        "parameters": parameter_count(load_model(draft.folder)),
+        "parameters": parameter_count(load_decoder(draft.folder)),
         "steps": state.step,
         "skipped_steps": state.skipped,
         "loss": sum(row["loss"] for row in state.log[-20:]) / len(state.log[-20:]),
@@ -183,9 +203,9 @@ def _evaluate(job: Job) -> None:
         raise UserError(
             f"{job.inputs['corpus'].reference} is not the corpus that {base.reference} held documents out of"
         )
-    base_engine = Engine(load_model(base.folder), tokenizer, slots=16)
+    base_engine = Engine(load_decoder(base.folder), tokenizer, slots=16)
     fast = torch.bfloat16 if bf16_unit() != "none" else torch.float32
-    scorer = Engine(load_model(base.folder), tokenizer, dtype=fast)
+    scorer = Engine(load_decoder(base.folder), tokenizer, dtype=fast)
     compression = compare(scorer, heldout, documents, settings.max_bytes, job.progress)
     job.log(f"{compression.model_bits_per_byte:.3f} bits per byte, xz {compression.xz_bits_per_byte:.3f}")
     job.draft.metrics |= {
@@ -201,7 +221,7 @@ def _evaluate(job: Job) -> None:
     chosen = fitting[:: max(1, len(fitting) // max(1, settings.functions))][: settings.functions]
     samples: dict[str, list[FunctionSample]] = {}
     if chosen:
-        engines = {"base": base_engine, "adapted": Engine(load_model(adapted.folder), tokenizer, slots=16)}
+        engines = {"base": base_engine, "adapted": Engine(load_decoder(adapted.folder), tokenizer, slots=16)}
         for role, engine in engines.items():
             samples[role] = sample_functions(
                 engine, tokenizer, chosen, role == "adapted", settings.max_tokens, job.seed, job.progress

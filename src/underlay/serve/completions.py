@@ -9,19 +9,21 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from underlay.errors import UserError
 from underlay.generate import Engine, ParameterError, Request, Sampling
 from underlay.serve.bodies import Body, ChatBody, CompletionBody
 from underlay.serve.errors import ApiError, refuse
 from underlay.serve.wording import ChatWording, CompletionWording, Json, Wording
 from underlay.serve.worker import Job, Worker
-from underlay.text import Message, Special, render
+from underlay.text import Message, render
 
 DEFAULT_LENGTH = 16
 """Tokens of a completion that does not say how many, as in OpenAI's API."""
@@ -40,13 +42,14 @@ class Plan:
 
 
 def plan_completion(engine: Engine, body: CompletionBody) -> Plan:
-    """Read the prompts: text gets BOS in front, token ids are taken as they are. Raises ApiError."""
-    tokenizer, bos = engine.tokenizer, engine.tokenizer.special(Special.BOS)
+    """Read the prompts: text begins as the model is used to, token ids are taken as they are. Raises ApiError."""
+    tokenizer = engine.tokenizer
     if body.echo and body.logprobs is not None:
         raise ApiError(
             400, "'logprobs' covers new tokens alone, not those that 'echo' repeats", "invalid_value", "echo"
         )
-    prompts = [[bos, *tokenizer.encode(p)] if isinstance(p, str) else p for p in _prompts(body.prompt)]
+    with _blaming("prompt"):
+        prompts = [tokenizer.prompt(p) if isinstance(p, str) else p for p in _prompts(body.prompt)]
     if not prompts:
         raise ApiError(400, "'prompt' holds no prompt", "invalid_value", "prompt")
     length = DEFAULT_LENGTH if body.max_tokens is None else body.max_tokens
@@ -71,13 +74,23 @@ def plan_chat(engine: Engine, body: ChatBody) -> Plan:
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "'top_logprobs' needs 'logprobs' to be true", "invalid_value", "top_logprobs")
     messages = [Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages]
-    prompt, _ = render(engine.tokenizer, messages, reply=True)
+    with _blaming("messages"):
+        prompt, _ = render(engine.tokenizer, messages, reply=True)
     wanted = body.max_completion_tokens or body.max_tokens
     param = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
     length = wanted or max(1, engine.context - len(prompt))
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     requests = _requests(engine, body, [prompt], length, param, logprobs, "messages")
     return Plan(requests, len(prompt), ChatWording(engine.tokenizer))
+
+
+@contextmanager
+def _blaming(param: str) -> Iterator[None]:
+    """What the tokenizer or its template refuses is an ApiError that names the client's parameter."""
+    try:
+        yield
+    except UserError as error:
+        raise ApiError(400, f"{param!r}: {error}", "invalid_value", param) from error
 
 
 def _requests(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from underlay.generate import Answer, TokenEvent, TokenLogprob
-from underlay.text import Special, Tokenizer
+from underlay.text import Tokenizer
 
 Json = dict[str, Any]
 
@@ -121,8 +121,11 @@ class ChatWording:
 
 def token_name(tokenizer: Tokenizer, token: int) -> str:
     """A token as text; `bytes:\\xf0\\x9f` where it is only a part of a character, `<|eos|>` where it is special."""
+    name = tokenizer.name(token)
+    if name is None:
+        return f"id:{token}"  # a model may have more rows than its tokenizer has tokens
     if token in tokenizer.special_ids:
-        return next(special.value for special in Special if tokenizer.special(special) == token)
+        return name
     data = tokenizer.decode_bytes([token])
     try:
         return data.decode("utf-8")

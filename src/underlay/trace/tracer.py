@@ -31,11 +31,17 @@ class Tracer:
     @classmethod
     def of_model(cls, library: Library, model: Artifact) -> Self:
         """Open the newest index over the data a model was pretrained on. Raises UserError where there is none."""
-        for ancestor in [model, *library.ancestors(model)]:
+        line = [model, *library.ancestors(model)]
+        for ancestor in line:
             if ancestor.manifest.kind == "dataset":
                 indexes = [child for child in library.children(ancestor) if child.manifest.kind == "index"]
                 if indexes:
                     return cls.of_index(library, max(indexes, key=lambda index: index.manifest.created))
+        brought = [ancestor.reference for ancestor in line if ancestor.manifest.verb == "import"]
+        if brought:
+            raise UserError(
+                f"{brought[0]} was imported: what it learned from is not in the library, so nothing can be traced to it"
+            )
         raise UserError(f"{model.reference} has no trace index; add a `trace` stage over its dataset to the recipe")
 
     def trace(self, query: str | Sequence[int], min_tokens: int = 8, max_matches: int = 3) -> Trace:

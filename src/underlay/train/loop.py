@@ -27,6 +27,7 @@ from underlay.progress import Progress, silent
 from underlay.train import checkpoint
 from underlay.train.checkpoint import Progression
 from underlay.train.interrupt import Interruptible
+from underlay.train.memory import keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer, OptimizerConfig
 from underlay.train.schedule import ScheduleConfig
@@ -134,7 +135,7 @@ def train(
     if state.step:
         log(f"resumed at step {state.step:,}")
     if config.compiles():
-        _compile(model)
+        compile_blocks(model)
     earlier, earlier_cpu = state.seconds, state.cpu_seconds
     clock, cpu_began = _Clock(earlier, state.tokens), time.process_time()
     saved_at = clock.seconds()
@@ -170,8 +171,12 @@ def _diverged(state: Progression) -> str:
     return f"the run diverged: {state.skipped} steps without a finite gradient; lower the learning rate"
 
 
-def _compile(model: nn.Module) -> None:
-    """Compile the blocks, each by itself: they share their code, so one is compiled and the others reuse it."""
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks, each by itself: they share their code, so one is compiled and the others reuse it.
+
+    The process keeps freed memory from then on (see `keep_freed_memory`).
+    """
+    keep_freed_memory()
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
             block.compile()

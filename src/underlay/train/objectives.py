@@ -1,15 +1,13 @@
 """What a model learns from a batch. The loop calls an objective and knows nothing else about it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from underlay.models import Batch
+from underlay.models import Batch, Decoder, Encoder
+from underlay.models.parts import masks
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,11 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class CausalLM:
-    """Predict each next token; the loss is cross-entropy in nats."""
+    """Predict each next token; the loss is cross-entropy in nats.
+
+    Any model will do that has `hidden` and `cross_entropy`, so masked language modelling is the same thing, with other
+    targets. The head is computed for targets that count alone.
+    """
 
     dtype: torch.dtype = torch.float32
     """Of activations and matrix products; logits are reduced in float32."""
@@ -40,19 +42,18 @@ class CausalLM:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Loss over the batch's targets, each counted by its weight."""
-        reduce = _compiled_losses() if self.compile else _losses
-        losses = reduce(model(batch.tokens, dtype=self.dtype), batch.targets)
-        if batch.weights is None:
-            return Loss(losses.sum(), losses.new_tensor(float(batch.targets.numel())))
-        weights = batch.weights.flatten()
-        return Loss((losses * weights).sum(), weights.sum())
+        assert isinstance(model, Decoder | Encoder)
+        hidden = self._hidden(model, batch).flatten(0, 1)
+        targets = batch.targets.flatten()
+        weights = torch.ones(len(targets), device=hidden.device) if batch.weights is None else batch.weights.flatten()
+        counted = weights.nonzero()[:, 0]
+        if len(counted) < len(targets):
+            hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
+        return Loss(model.cross_entropy(hidden, targets, weights, self.compile), weights.sum())
 
-
-def _losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in float32 of each target: (batch, time, vocabulary), (batch, time) to (batch * time,)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-
-
-@cache
-def _compiled_losses() -> Callable[[Tensor, Tensor], Tensor]:
-    return torch.compile(_losses)
+    def _hidden(self, model: Decoder | Encoder, batch: Batch) -> Tensor:
+        if batch.segments is None:
+            return model.hidden(batch.tokens, dtype=self.dtype)
+        assert isinstance(model, Decoder), "documents in one row are kept apart for decoders"
+        mask, positions = masks.isolated(batch.segments)
+        return model.hidden(batch.tokens, positions, mask, dtype=self.dtype)

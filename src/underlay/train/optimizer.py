@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from underlay.config import Config
+from underlay.models import initial
 
 
 class OptimizerConfig(Config):
@@ -73,9 +74,10 @@ class Muon:
         for shape, group in self.groups.items():
             gradient = torch.stack([p.grad for p in group if p.grad is not None])
             buffer = self.buffers[shape].lerp_(gradient, 1 - self.momentum)
-            update = orthogonalize(gradient.lerp_(buffer, self.momentum)).float()
+            # Stacks of matrices, such as experts, are stacked once more.
+            update = orthogonalize(gradient.lerp_(buffer, self.momentum).flatten(0, -3)).float().view_as(buffer)
             # A tall matrix moves its outputs as much as a square one (Jordan et al. 2024).
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
             weights: list[Tensor] = list(group)
             torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
             torch._foreach_add_(weights, list(update.unbind()), alpha=-lr * scale)
@@ -87,16 +89,19 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self.config = config
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if config.muon and p.ndim == 2 and name.startswith("blocks.")]
+        matrices = [p for name, p in named if config.muon and p.ndim >= 2 and name.startswith("blocks.")]
         taken = {id(p) for p in matrices}
-        others = [p for _, p in named if id(p) not in taken]
         self.muon = Muon(matrices, config.momentum, config.weight_decay)
-        decayed = [p for p in others if p.ndim >= 2]
-        plain = [p for p in others if p.ndim < 2]
+        factors = initial.rates(model)
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, p in named:
+            if id(p) not in taken:
+                decay = config.weight_decay if p.ndim >= 2 else 0.0
+                groups.setdefault((factors[name], decay), []).append(p)
         self.adam = torch.optim.AdamW(
             [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
+                {"params": parameters, "factor": factor, "lr": config.adam_lr * factor, "weight_decay": decay}
+                for (factor, decay), parameters in groups.items()
             ],
             lr=config.adam_lr,
             betas=config.betas,
@@ -107,7 +112,7 @@ class Optimizer:
         """Take one step at `factor` times the configured rates."""
         self.muon.step(self.config.lr * factor)
         for group in self.adam.param_groups:
-            group["lr"] = self.config.adam_lr * factor
+            group["lr"] = self.config.adam_lr * group["factor"] * factor
         self.adam.step()
 
     def state(self) -> dict[str, Tensor]:

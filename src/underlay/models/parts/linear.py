@@ -1,0 +1,25 @@
+"""Matrices: products and look-ups, in the activations' dtype."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """A matrix multiplication in the activations' dtype. Its memory is left as it is: a family draws or loads it."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Do nothing; see `underlay.models.initial`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., inputs); returns (..., outputs)."""
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class Embedding(nn.Embedding):
+    """One row a token (or a position). Its memory is left as it is: a family draws or loads it."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing; see `underlay.models.initial`."""

@@ -1,0 +1,54 @@
+"""Where a query may look. Masks are bool, True where to look, broadcastable to (batch, heads, time, seen)."""
+
+import torch
+from torch import Tensor
+
+
+def causal(queries: Tensor, keys: Tensor) -> Tensor:
+    """What came before, and the position itself; queries: (batch, time), keys: (batch, seen) positions."""
+    return keys[:, None, None, :] <= queries[:, None, :, None]
+
+
+def window(queries: Tensor, keys: Tensor, width: int) -> Tensor:
+    """The `width` positions that end with the query's own (arXiv:2004.05150); shapes as in `causal`."""
+    return keys[:, None, None, :] > queries[:, None, :, None] - width
+
+
+def padded(present: Tensor, looks_ahead: bool) -> tuple[Tensor, Tensor]:
+    """Mask and positions for rows that were padded, on either side, to one length.
+
+    present: (batch, time) bool, True where a token is real. Returns a mask (batch, 1, time or 1, time), in which what
+    pads is seen by nobody, and positions (batch, time) that count real tokens only.
+    """
+    positions = (present.cumsum(-1) - 1).clamp(min=0)
+    if looks_ahead:
+        return present[:, None, None, :], positions
+    places = torch.arange(present.shape[1], device=present.device)[None]
+    # Each place sees itself, also where it only pads: a row of scores that is all masked would be no number.
+    itself = torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
+    return causal(places, places) & present[:, None, None, :] | itself, positions
+
+
+def isolated(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask and positions for packed rows in which no document sees another.
+
+    documents: (batch, time), a number for each token that differs between neighbouring documents. Returns a causal
+    mask (batch, 1, time, time) and positions (batch, time) that start again at each document.
+    """
+    places = torch.arange(documents.shape[1], device=documents.device)[None]
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    first = torch.where(starts, places, 0).cummax(-1).values
+    # The same number may come again later in a row; the place where a document starts does not.
+    same = first[:, None, :, None] == first[:, None, None, :]
+    return same & causal(places, places), places - first
+
+
+def alibi(heads: int, time: int) -> Tensor:
+    """Scores that fall with distance, a slope a head (ALiBi, arXiv:2108.12409): (heads, time, time) float32.
+
+    Added to the scores of attention in the place of positions; `heads` must be a power of two.
+    """
+    slopes = 2.0 ** (-8.0 / heads * torch.arange(1, heads + 1))
+    places = torch.arange(time)
+    return slopes[:, None, None] * (places[None, :] - places[:, None]).clamp(max=0)
