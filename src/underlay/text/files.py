@@ -6,6 +6,7 @@ play which role, and holds the chat template. Older folders keep parts of it in 
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ def read_text(path: Path, limit: int = MOST_BYTES) -> str:
         if not path.is_file():  # a pipe or a device would be read without end
             raise UserError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
         with path.open("rb") as file:
-            raw = file.read(limit + 1)
+            # Not limit + 1: the buffer is made before anything is read.
+            raw = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
         if len(raw) > limit:
             raise UserError(f"{path}: larger than {limit >> 20} MiB, which no such file is; bring the right file")
         return raw.decode("utf-8")
