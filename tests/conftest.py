@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from underlay.models.parts import precision
+
 # How long an example takes depends on the machine; correctness does not.
 settings.register_profile("underlay", deadline=None)
 settings.load_profile("underlay")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
+
+
+@pytest.fixture
+def bf16_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let bfloat16 be computed as such, also on a processor that is slow at it."""
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset({"avx512_bf16"}))
 
 
 @pytest.fixture(scope="session")

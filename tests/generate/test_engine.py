@@ -52,6 +52,7 @@ def many_requests(tokenizer: Tokenizer, count: int) -> list[Request]:
     return requests
 
 
+@pytest.mark.usefixtures("bf16_hardware")
 @pytest.mark.parametrize(("slots", "dtype"), [(5, torch.float32), (8, torch.float32), (3, torch.bfloat16)])
 def test_tokens_depend_on_the_request_and_its_seed_alone(
     model: Decoder, tokenizer: Tokenizer, slots: int, dtype: torch.dtype

@@ -69,6 +69,7 @@ def test_batches_and_parts_change_nothing(
     assert calls[-1] == (total, total)
 
 
+@pytest.mark.usefixtures("bf16_hardware")
 def test_bfloat16_is_near(model: Decoder, tokenizer: Tokenizer, engine: Engine) -> None:
     ids = ids_of(150, 1, tokenizer.size)
     half = Engine(model, tokenizer, dtype=torch.bfloat16)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from underlay.errors import UserError
 from underlay.models import Decoder, LlamaConfig
+from underlay.models.parts import precision
 from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_model, parameter_count, save_model
 
@@ -91,6 +92,18 @@ def test_what_comes_later_changes_nothing_before() -> None:
     assert not torch.equal(before[:, 10:], after[:, 10:])
 
 
+def test_bfloat16_is_computed_in_float32_where_no_unit_is_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for flags, unit in ({"avx512f"}, "none"), ({"avx512_bf16", "amx_bf16"}, "AMX"), ({"bf16"}, "NEON-BF16"):
+        monkeypatch.setattr(precision, "_cpu_flags", lambda flags=flags: flags)
+        assert precision.bf16_unit(cpu) == unit
+        assert precision.computed(torch.float64, cpu) == torch.float64
+        expected = torch.float32 if unit == "none" else torch.bfloat16
+        assert precision.computed(torch.bfloat16, cpu) == expected
+        assert random_model(SHAPES[0])(torch.zeros(1, 3, dtype=torch.long), dtype=torch.bfloat16).dtype == expected
+
+
+@pytest.mark.usefixtures("bf16_hardware")
 def test_bfloat16_is_close_and_keeps_float32_weights() -> None:
     model = random_model(SHAPES[0])
     tokens = torch.randint(0, 50, (2, 16))

@@ -36,6 +36,7 @@ from underlay.generate.sample import Sampler, uniform
 from underlay.generate.score import score
 from underlay.generate.stream import TextStream
 from underlay.models import Decoder
+from underlay.models.parts import computed
 from underlay.progress import Progress, silent
 from underlay.text import Tokenizer
 
@@ -120,7 +121,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         deterministic: bool = True,
     ) -> None:
-        """Take `slots` requests at once and compute in `dtype` (float32, unless bfloat16 is asked for).
+        """Take `slots` requests at once and compute in `dtype` (by default float32; see `models.parts.computed`).
 
         Weights of another dtype are converted once, here: later changes to the model are then not seen.
         Raises UserError where the tokenizer does not belong to the model, or there is no slot.
@@ -134,9 +135,9 @@ class Engine:
         self.tokenizer = tokenizer
         self.context = model.config.context
         """Most tokens of prompt and answer together."""
-        self._dtype = dtype or torch.float32
-        self._model = _in_dtype(model, self._dtype)
         self._device = model.embedding.weight.device
+        self._dtype = computed(dtype or torch.float32, self._device)
+        self._model = _in_dtype(model, self._dtype)
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self._deterministic = deterministic
         self._slots: list[Handle | None] = [None] * slots

@@ -21,6 +21,7 @@ from underlay.models.parts import (
     Rope,
     RopeScaling,
     Rotation,
+    computed,
     linear_cross_entropy,
     masks,
 )
@@ -122,12 +123,13 @@ class Decoder(nn.Module):
         cache: Sequence[LayerCache] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Run the blocks; returns the normalised residual stream (batch, time, width) in `dtype`.
+        """Run the blocks; returns the normalised residual stream (batch, time, width) in `parts.computed(dtype)`.
 
         tokens: (batch, time) int64; positions: (batch or 1, time) int64, default 0, 1, 2, ...; mask: bool, True where
         a query may look, broadcastable to (batch, heads, time, seen), default causal (`parts.masks` makes others;
         windows are added here); cache: one a block, which holds position p at its place p.
         """
+        dtype = computed(dtype, tokens.device)
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         rotations: dict[Rope | None, Rotation | None] = {None: None}

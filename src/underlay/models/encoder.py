@@ -21,6 +21,7 @@ from underlay.models.parts import (
     Embedding,
     LayerNorm,
     Linear,
+    computed,
     linear_cross_entropy,
     masks,
 )
@@ -119,7 +120,7 @@ class Encoder(nn.Module):
         types: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Run the blocks; returns the residual stream (batch, time, width) in `dtype`.
+        """Run the blocks; returns the residual stream (batch, time, width) in `parts.computed(dtype)`.
 
         tokens: (batch, time) int64; present: (batch, time) bool, True where a token is real, by default everywhere;
         types: (batch, time) int64, the kind of segment, by default 0.
@@ -131,7 +132,7 @@ class Encoder(nn.Module):
         x = self.embedding(tokens) + self.positions(positions + self.config.first_position)
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
-        x = self.embedding_norm(x.to(dtype))
+        x = self.embedding_norm(x.to(computed(dtype, tokens.device)))
         for block in self.blocks:
             x = block(x, None, mask)
         return x

@@ -40,12 +40,12 @@ C = TypeVar("C", bound=TextConfig)
 def sized(config: C, parameters: int) -> C:
     """The same family in the size that comes nearest to so many parameters, embeddings included.
 
-    Widths are multiples of 64 (of 16 for the smallest models), depths such that a block of depth comes with some 64
+    Widths are multiples of 64 (of 32 below 512, of 16 below 64), depths such that a block of depth comes with some 64
     channels of width. Raises UserError where even the smallest model is more than a tenth larger.
     """
     kept = config.model_dump(exclude=DIALLED, exclude_unset=True)
     best: tuple[float, C] | None = None
-    for width in [16, 32, 48, *range(64, 16_385, 64)]:
+    for width in [16, 32, 48, *range(64, 512, 32), *range(512, 16_385, 64)]:
         one, two = (count(type(config)(**kept, depth=depth, width=width)) for depth in (1, 2))
         depth = max(1, round((parameters - one) / (two - one)) + 1)
         if depth > 8 + 3 * width / ASPECT:

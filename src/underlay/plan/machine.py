@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from underlay.models import parts
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -50,25 +52,8 @@ def find_compiler() -> str | None:
 
 
 def bf16_unit() -> str:
-    """The unit that multiplies bfloat16 matrices here, or `none`."""
-    if torch.cuda.is_available():
-        return "tensor cores" if torch.cuda.is_bf16_supported() else "none"
-    flags = _cpu_flags()
-    if "amx_bf16" in flags:
-        return "AMX"
-    if "avx512_bf16" in flags:
-        return "AVX512-BF16"
-    return "none"
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("flags"):
-                return set(line.partition(":")[2].split())
-    except OSError:
-        pass
-    return set()
+    """The unit that multiplies bfloat16 matrices on the device that models run on, or `none`."""
+    return parts.bf16_unit(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _processor() -> str:

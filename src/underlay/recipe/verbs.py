@@ -21,7 +21,6 @@ from underlay.models import DecoderConfig, sized
 from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_decoder, parameter_count, save_model
 from underlay.plan.flops import training_flops
-from underlay.plan.machine import bf16_unit
 from underlay.progress import Progress
 from underlay.recipe import stages
 from underlay.recipe.report import make_report
@@ -204,8 +203,7 @@ def _evaluate(job: Job) -> None:
             f"{job.inputs['corpus'].reference} is not the corpus that {base.reference} held documents out of"
         )
     base_engine = Engine(load_decoder(base.folder), tokenizer, slots=16)
-    fast = torch.bfloat16 if bf16_unit() != "none" else torch.float32
-    scorer = Engine(load_decoder(base.folder), tokenizer, dtype=fast)
+    scorer = Engine(load_decoder(base.folder), tokenizer, dtype=torch.bfloat16)
     compression = compare(scorer, heldout, documents, settings.max_bytes, job.progress)
     job.log(f"{compression.model_bits_per_byte:.3f} bits per byte, xz {compression.xz_bits_per_byte:.3f}")
     job.draft.metrics |= {

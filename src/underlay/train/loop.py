@@ -59,7 +59,7 @@ class TrainConfig(Config):
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Of activations; auto: bf16 where the hardware multiplies it faster. Weights stay in float32."""
+    """Of activations; bf16, and auto: bfloat16 where there is a unit for it, else float32. Weights stay in float32."""
     compile: bool | None = None
     """Use torch.compile; by default where a C++ compiler is found."""
     checkpoint_seconds: float = Field(default=30.0, gt=0)
@@ -83,8 +83,7 @@ class TrainConfig(Config):
 
     def dtype(self) -> torch.dtype:
         """The dtype of activations that `precision` means on this machine."""
-        fast = self.precision == "bf16" or (self.precision == "auto" and bf16_unit() != "none")
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if self.precision != "float32" and bf16_unit() != "none" else torch.float32
 
     def compiles(self) -> bool:
         """Whether the run uses torch.compile here."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from underlay.config import Config
 from underlay.models import initial
+from underlay.models.parts import computed
 
 
 class OptimizerConfig(Config):
@@ -44,8 +45,8 @@ _QUINTICS = (
 
 
 def orthogonalize(matrices: Tensor, steps: int = 4, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Push all singular values towards one: (count, rows, columns) to the same shape, in `dtype`."""
-    x = matrices.to(dtype)
+    """Push all singular values towards one: (count, rows, columns) to the same shape, in `computed(dtype)`."""
+    x = matrices.to(computed(dtype, matrices.device))
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (1.02 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # the margin keeps bfloat16's rounding below one

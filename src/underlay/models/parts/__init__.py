@@ -1,7 +1,8 @@
 """The parts that model families are arranged from.
 
 Shapes: `x: (batch, time, width)`. Weights are kept in float32 and cast to the activations' dtype where they are used,
-so that one module serves float32 and bfloat16 without autocast.
+so that one module serves float32 and bfloat16 without autocast. A CPU that has no unit for bfloat16 computes in float32
+(`computed`).
 """
 
 from underlay.models.parts.attention import Attention, LayerCache
@@ -10,6 +11,7 @@ from underlay.models.parts.linear import Embedding, Linear
 from underlay.models.parts.loss import linear_cross_entropy
 from underlay.models.parts.mlp import ACTIVATIONS, MLP, Activation, Experts, GatedMLP
 from underlay.models.parts.norm import LayerNorm, RMSNorm
+from underlay.models.parts.precision import bf16_unit, computed
 from underlay.models.parts.rope import Rope, RopeScaling, Rotation, rotate
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "Rope",
     "RopeScaling",
     "Rotation",
+    "bf16_unit",
+    "computed",
     "linear_cross_entropy",
     "rotate",
 ]

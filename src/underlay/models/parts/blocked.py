@@ -36,43 +36,50 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
-        batch, kv_heads, seen, _ = key.shape
-        # Rows of one product: the heads of a group, one after the other.
-        query = torch.unflatten(query * scale, 1, (kv_heads, -1)).flatten(0, 1)
+        batch, kv_heads, seen, size = key.shape
+        query = torch.unflatten(query, 1, (kv_heads, -1))
         key, value = key.flatten(0, 1), value.flatten(0, 1)
-        mixed, kept = [], []
-        for start, end in _blocks(query.shape[2]):
+        mixed, asked, chances = [], [], []
+        for start, end in _blocks(query.shape[3]):
             last = end if causal else seen
-            scores = query[:, :, start:end].flatten(1, 2) @ key[:, :last].mT
+            # Rows of one product: the heads of a group, one after the other.
+            asks = query[:, :, :, start:end].reshape(len(key), -1, size)
+            scores = torch.baddbmm(key.new_empty(1), asks, key[:, :last].mT, beta=0, alpha=scale)
             if causal:
-                later = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device).triu(1)
-                torch.unflatten(scores, 1, (-1, end - start))[..., start:].masked_fill_(later, float("-inf"))
-            chances = scores.softmax(-1)
-            mixed.append(torch.unflatten(chances @ value[:, :last], 1, (-1, end - start)))
-            kept.append(chances)
-        ctx.causal, ctx.scale, ctx.batch = causal, scale, batch
-        ctx.save_for_backward(query, key, value, *kept)
-        return torch.unflatten(torch.cat(mixed, dim=2), 0, (batch, kv_heads)).flatten(1, 2)
+                later = _later(end - start, scores.dtype, scores.device)
+                torch.unflatten(scores, 1, (-1, end - start))[..., start:].add_(later)
+            chances.append(scores.softmax(-1))
+            mixed.append((chances[-1] @ value[:, :last]).view(batch, kv_heads, -1, end - start, size))
+            asked.append(asks)
+        ctx.shape, ctx.scale = (batch, kv_heads), scale
+        ctx.save_for_backward(key, value, *asked, *chances)
+        return torch.cat(mixed, dim=3).flatten(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, *kept = ctx.saved_tensors
-        kv_heads = len(key) // ctx.batch
-        given = torch.unflatten(gradients[0], 1, (kv_heads, -1)).flatten(0, 1)
-        to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
-        to_query = []
-        for (start, end), chances in zip(_blocks(query.shape[2]), kept, strict=True):
+        key, value, *kept = ctx.saved_tensors
+        given = torch.unflatten(gradients[0], 1, (ctx.shape[1], -1))
+        blocks = list(zip(_blocks(given.shape[3]), kept[: len(kept) // 2], kept[len(kept) // 2 :], strict=True))
+        to_query, to_key, to_value = [], torch.empty_like(key), torch.empty_like(value)
+        for (start, end), asks, chances in reversed(blocks):
             last = chances.shape[-1]
-            asked, told = (x[:, :, start:end].flatten(1, 2) for x in (query, given))
-            to_value[:, :last] += chances.mT @ told
+            told = given[:, :, :, start:end].reshape(asks.shape)
             to_chances = told @ value[:, :last].mT
             to_scores = torch._softmax_backward_data(to_chances, chances, -1, chances.dtype)
-            to_query.append(torch.unflatten(to_scores @ key[:, :last], 1, (-1, end - start)))
-            to_key[:, :last] += to_scores.mT @ asked
-        shape = (ctx.batch, kv_heads)
-        found = torch.unflatten(torch.cat(to_query, dim=2), 0, shape).flatten(1, 2) * ctx.scale
-        return found, torch.unflatten(to_key, 0, shape), torch.unflatten(to_value, 0, shape), None, None
+            to_asks = torch.baddbmm(key.new_empty(1), to_scores, key[:, :last], beta=0, alpha=ctx.scale)
+            to_query.append(to_asks.view(*ctx.shape, -1, end - start, key.shape[-1]))
+            # The last block sees all keys, so it comes first: it writes what the others add to.
+            beta = float(len(to_query) > 1)
+            to_value[:, :last].baddbmm_(chances.mT, told, beta=beta)
+            to_key[:, :last].baddbmm_(to_scores.mT, asks, beta=beta, alpha=ctx.scale)
+        found = torch.cat(to_query[::-1], dim=3).flatten(1, 2)
+        return found, torch.unflatten(to_key, 0, ctx.shape), torch.unflatten(to_value, 0, ctx.shape), None, None
 
 
 def _blocks(time: int) -> list[tuple[int, int]]:
     return [(start, min(start + BLOCK, time)) for start in range(0, time, BLOCK)]
+
+
+def _later(rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What takes later keys away when added to a block of scores."""
+    return torch.full((rows, rows), float("-inf"), dtype=dtype, device=device).triu_(1)
