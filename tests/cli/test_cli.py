@@ -51,7 +51,17 @@ def wrong(complaint: str, *arguments: str, library: Path | None = None, code: in
 
 
 def test_help_reads_like_a_manual() -> None:
-    for arguments in ([], ["run"], ["generate"], ["library"], ["library", "lineage"], ["serve"], ["doctor"]):
+    for arguments in (
+        [],
+        ["run"],
+        ["generate"],
+        ["library"],
+        ["library", "lineage"],
+        ["trace"],
+        ["trace", "batch"],
+        ["serve"],
+        ["doctor"],
+    ):
         result = underlay(*arguments, "--help")
         assert result.returncode == 0
         assert "Usage: underlay" in result.stdout
@@ -95,6 +105,18 @@ def test_a_long_chat_forgets_its_oldest_turns(library: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "oldest turn is dropped" in result.stdout
     assert "context holds" not in result.stdout
+
+
+def test_trace_names_the_documents_of_a_step(library: Path) -> None:
+    command = ("trace", "batch", "model:small-base", "--step", "2")
+    found = json.loads(underlay(*command, "--json", library=library).stdout)
+    assert found["log"]["step"] == 2
+    assert sum(document["tokens"] for document in found["documents"]) == 4 * 192
+    shown = underlay(*command, "--limit", "1", library=library).stdout
+    assert shown.startswith("step 2: loss ")
+    assert f"{found['documents'][0]['source']}:" in shown
+    assert f"and {len(found['documents']) - 1} more" in shown
+    wrong("there is no step 99", "trace", "batch", "model:small-base", "--step", "99", library=library)
 
 
 def test_trace_names_file_line_and_licence(library: Path) -> None:

@@ -26,8 +26,9 @@ def test_every_command_and_option_exists(page: Path) -> None:
         words = re.sub(r"(\"[^\"]*\"|'[^']*')", "TEXT", line).split("#")[0].split("|")[0].split()[1:]
         command = root
         while getattr(command, "commands", None) and words and not words[0].startswith("-"):
-            assert words[0] in command.commands, line
-            command = command.commands[words.pop(0)]
+            default = getattr(command, "default", None)  # the command that a group takes other words for
+            assert words[0] in command.commands or default, line
+            command = command.commands[words.pop(0) if words[0] in command.commands else default]
         known = {option for parameter in command.params for option in parameter.opts}
         for word in words:
             if word.startswith("--"):

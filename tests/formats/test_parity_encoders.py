@@ -225,6 +225,12 @@ def test_how_vectors_are_made_is_noted_as_sentence_transformers_does(
         ("1_Pooling/config.json", "[]", "must hold keys"),
         ("1_Pooling/config.json", '{"pooling_mode_max_tokens": true}', "pooling_mode_max_tokens is not known"),
         ("1_Pooling/config.json", "{}", "by nothing is not known"),
+        (
+            "config_sentence_transformers.json",
+            '{"prompts": {"query": "query: "}, "default_prompt_name": "query"}',
+            "'query: ' is to stand before each text",
+        ),
+        ("sentence_bert_config.json", '{"do_lower_case": true}', "lower-cased first"),
     ],
 )
 def test_other_ways_of_making_vectors_are_refused(file: str, text: str, words: str) -> None:
@@ -233,3 +239,15 @@ def test_other_ways_of_making_vectors_are_refused(file: str, text: str, words: s
     (folder / file).write_text(text)
     with pytest.raises(UserError, match=words):
         hf.open_model(folder)
+
+
+def test_notes_of_sentence_transformers_that_change_nothing_are_fine() -> None:
+    folder = saved(CASES["bert trunk"])
+    config = hf.open_model(folder).config
+    hf.write_pooling(config, folder)
+    prompts = {"prompts": {"query": "query: ", "plain": ""}}
+    for told in {"default_prompt_name": None}, {"default_prompt_name": "plain"}:
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts | told))
+        (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+        (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+        assert hf.open_model(folder).config == config

@@ -70,6 +70,10 @@ def test_a_batch_changes_nothing() -> None:
         (["They walk ", "."], ["ed"], "They walked."),
         (["one\n", " three"], [" two"], "one\ntwo three"),
         (["Hello ", ""], ["!"], "Hello!"),
+        (["in (", ")."], [" paris"], "in (paris)."),
+        (['"', '"'], [" one"], '"one"'),
+        (["Hello,", ""], [" world"], "Hello, world"),
+        (['said "', '"'], ["one"], 'said "one"'),
         (["a ", " ", " d"], [" b", " c"], "a b c d"),
     ],
 )

@@ -221,6 +221,30 @@ def test_a_mark_of_structure_for_the_unknown_is_never_given() -> None:
         tokenizer.encode("ab")
 
 
+@pytest.mark.parametrize(
+    ("part", "list_", "pattern", "content", "times"),
+    [
+        ("normalizer", "normalizers", {"String": "a"}, "a" * 9, 2),
+        ("normalizer", "normalizers", {"Regex": ""}, "a" * 64, 1),
+        ("decoder", "decoders", {"String": "a"}, "aa", 7),
+    ],
+)
+def test_steps_that_blow_up_a_text_are_refused(
+    part: str, list_: str, pattern: dict, content: str, times: int, tmp_path: Path
+) -> None:
+    def write(count: int) -> None:
+        step = {"type": "Replace", "pattern": pattern, "content": content}
+        sequence = {"type": "Sequence", list_: [step] * count}
+        model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", part: sequence, "model": model}))
+
+    write(times)
+    with pytest.raises(UserError, match=f"its {part} makes text [0-9]+ times as long"):
+        Tokenizer.load(tmp_path)
+    write(times - 1)
+    Tokenizer.load(tmp_path)
+
+
 def test_gaps_between_added_tokens_are_refused(tmp_path: Path) -> None:
     source = json.loads(byte_level().to_str())
     source["added_tokens"][-1]["id"] += 5

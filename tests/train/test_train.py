@@ -15,11 +15,12 @@ from torch import nn
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.train import CausalLM, Loss, TrainConfig, train
-from underlay.train.checkpoint import Progression, load, save
+from underlay.train.checkpoint import Progression, Weights, load, save
 from underlay.train.optimizer import Optimizer, OptimizerConfig, orthogonalize
 from underlay.train.schedule import ScheduleConfig
 
 SHAPE = LlamaConfig(vocabulary=40, context=16, width=32, depth=2, heads=2, kv_heads=1, hidden=48)
+KEEP = torch.tensor(True)
 
 
 class Counting:
@@ -59,7 +60,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def test_it_learns(tmp_path: Path, muon: bool) -> None:
     model = fresh()
     settings = config(steps=60, optimizer=OptimizerConfig(muon=muon, adam_lr=0.01))
-    log = train(model, CausalLM(), Counting(), settings, tmp_path).progression.log
+    log = train(model, CausalLM(), Counting(), settings, tmp_path).journal.tail(100)
     assert log[0]["loss"] == pytest.approx(math.log(40), rel=0.05)
     assert log[-1]["loss"] < 0.3
 
@@ -95,7 +96,8 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path, number: int) -
     resumed = fresh(seed=5)  # what it holds is overwritten by the checkpoint
     parts = train(resumed, CausalLM(), Counting(), config(), tmp_path / "b")
     assert same(undisturbed, resumed)
-    assert whole.progression.log == parts.progression.log
+    assert list(whole.journal) == list(parts.journal)
+    assert [row["step"] for row in parts.journal] == list(range(1, 13))
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
     logs = []
     for micro in (8, 4, 1):
         outcome = train(fresh(), CausalLM(), Uneven(), config(steps=3, micro_rows=micro), tmp_path / str(micro))
-        logs.append([(row["loss"], row["norm"]) for row in outcome.progression.log])
+        logs.append([(row["loss"], row["norm"]) for row in outcome.journal])
     for log in logs[1:]:
         assert log[0] == pytest.approx(logs[0][0], rel=1e-5)
         assert log[2] == pytest.approx(logs[0][2], rel=1e-2)
@@ -144,7 +146,7 @@ def test_short_rows_see_only_themselves(tmp_path: Path) -> None:
     for seed in (1, 2):
         settings = config(steps=4, context=16, short_rows=[[1.0, 2]])
         outcome = train(fresh(), CausalLM(), Far(seed=seed), settings, tmp_path / str(seed))
-        logs.append([row["loss"] for row in outcome.progression.log])
+        logs.append([row["loss"] for row in outcome.journal])
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
@@ -199,7 +201,7 @@ def test_a_run_limited_in_time_sets_its_length_and_ends(tmp_path: Path) -> None:
     state = outcome.progression
     assert state.step == state.steps
     assert state.step > 24
-    rates = [row["rate"] for row in state.log]
+    rates = [row["rate"] for row in outcome.journal]
     assert rates[-1] < 0.05
     assert max(rates) == 1.0
 
@@ -232,7 +234,7 @@ def test_compiled_equals_eager_but_for_rounding(tmp_path: Path) -> None:
         outcome = train(
             fresh(), CausalLM(compile=compiled), Counting(), config(compile=compiled), tmp_path / str(compiled)
         )
-        losses.append([row["loss"] for row in outcome.progression.log])
+        losses.append([row["loss"] for row in outcome.journal])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -240,13 +242,13 @@ def test_checkpoints_hold_everything_and_skip_damaged_ones(tmp_path: Path) -> No
     model = fresh()
     optimizer = Optimizer(model, OptimizerConfig())
     CausalLM()(model, Counting().batch(0, 4)).sum.backward()
-    optimizer.step(1.0)
-    save(tmp_path, model, optimizer, Progression(step=3, log=[{"loss": 1.0}]))
+    optimizer.step(1.0, KEEP)
+    save(tmp_path, {"model": Weights(model), "optimizer": optimizer}, Progression(step=3))
     (tmp_path / "step-00000009").mkdir()
     (tmp_path / "step-00000009" / "state.safetensors").write_bytes(b"half")
     other = fresh(seed=9)
     other_optimizer = Optimizer(other, OptimizerConfig())
-    assert load(tmp_path, other, other_optimizer) == Progression(step=3, log=[{"loss": 1.0}])
+    assert load(tmp_path, {"model": Weights(other), "optimizer": other_optimizer}) == Progression(step=3)
     assert same(model, other)
     states = (optimizer.state(), other_optimizer.state())
     assert states[0].keys() == states[1].keys()

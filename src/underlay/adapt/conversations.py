@@ -25,12 +25,15 @@ class Conversations:
         # Never learned from, so where there is no token for it any other will do.
         self.pad = tokenizer.special(Special.PAD) if tokenizer.has(Special.PAD) else 0
         self.rows: list[tuple[list[int], list[float]]] = []
+        self.pairs: list[Pair] = []
+        """The pairs in the rows, in the same order."""
         self.longer = 0
         """Pairs left out because they are longer than a row."""
         for pair in pairs:
             ids, weights = render(tokenizer, [Message("user", pair.prompt), Message("assistant", pair.answer)])
             if len(ids) <= context + 1:
                 self.rows.append((ids, weights))
+                self.pairs.append(pair)
             else:
                 self.longer += 1
         if not self.rows:
@@ -39,14 +42,18 @@ class Conversations:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def row(self, sample: int) -> int:
+        """Which row is the `sample`-th to be read, counted from the beginning of training."""
+        epoch, index = divmod(sample, len(self.rows))
+        key = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()
+        return permute(index, len(self.rows), key)
+
     def batch(self, first: int, count: int) -> Batch:
         """The samples first, first + 1, ... as one batch of shape (count, context)."""
         tokens = torch.full((count, self.context + 1), self.pad, dtype=torch.int64)
         weights = torch.zeros(count, self.context + 1)
         for row, sample in enumerate(range(first, first + count)):
-            epoch, index = divmod(sample, len(self.rows))
-            key = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()
-            ids, learned = self.rows[permute(index, len(self.rows), key)]
+            ids, learned = self.rows[self.row(sample)]
             tokens[row, : len(ids)] = torch.tensor(ids)
             weights[row, : len(ids)] = torch.tensor(learned)
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), weights[:, 1:].contiguous())

@@ -9,6 +9,7 @@ from underlay.data.curate import CurateConfig, curate
 from underlay.data.dataset import Dataset, Split
 from underlay.data.document import Document
 from underlay.data.gather import GatherConfig, fingerprint, gather
+from underlay.data.masking import Masked, MaskingConfig
 from underlay.data.pack import PackConfig, pack
 from underlay.data.rows import Rows
 
@@ -18,6 +19,8 @@ __all__ = [
     "Dataset",
     "Document",
     "GatherConfig",
+    "Masked",
+    "MaskingConfig",
     "PackConfig",
     "Rows",
     "Split",

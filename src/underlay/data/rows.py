@@ -58,6 +58,12 @@ class Rows:
         key = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()
         return permute(index, self.count, key) * self.context
 
+    def documents(self, sample: int) -> list[tuple[int, int]]:
+        """The documents in the `sample`-th row, by number, each with how many tokens of it stand there."""
+        start = self.start(sample)
+        numbers, tokens = np.unique(self.dataset.numbers_at(np.arange(start, start + self.context)), return_counts=True)
+        return list(zip(numbers.tolist(), tokens.tolist(), strict=True))
+
     def batch(self, first: int, count: int) -> Batch:
         """The samples first, first + 1, ... as one batch of shape (count, context)."""
         starts = [self.start(sample) for sample in range(first, first + count)]

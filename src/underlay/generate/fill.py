@@ -101,12 +101,19 @@ def _guesses(tokenizer: Tokenizer, ids: Sequence[int], chances: Sequence[float])
     return tuple(Guess(*guess) for guess in zip(ids, texts, chances, strict=True))
 
 
+_OPENING = re.compile(r"""[(\[{<«“‘„¿¡/\\@#_-]$|(^|[\s(\[{])["']$""")
+
+
 def _join(parts: Sequence[str], guesses: Sequence[tuple[Guess, ...]]) -> str:
-    """The text with the best guesses in it: a word's own space counts once, a part of a word joins the one before."""
+    """The text with the best guesses in it.
+
+    A word's own space counts once, and not at all after an opening bracket or quote; a part of a word joins the one
+    before.
+    """
     text = parts[0]
     for guess, after in zip(guesses, parts[1:], strict=True):
         best = guess[0].text
         stem = text.rstrip(" ")
-        first = not stem or stem[-1] in "\r\n\t"
+        first = not stem or stem[-1] in "\r\n\t" or (stem == text and _OPENING.search(stem) is not None)
         text = (text + best.removeprefix(" ") if first else stem + best) + after
     return text

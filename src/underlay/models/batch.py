@@ -2,23 +2,30 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens with what should follow each of them."""
+    """Rows of tokens with what a model is to say at each of them."""
 
     tokens: Tensor
     """(batch, time) int64: what the model reads."""
     targets: Tensor
-    """(batch, time) int64: what should come next at each position."""
+    """(batch, time) int64: what is to be said at each position: what comes next, or what was hidden."""
     weights: Tensor | None = None
     """(batch, time) float32: how much each target counts; None: all count 1."""
     documents: tuple[tuple[int, ...], ...] = ()
     """For each row, the numbers (rows in the dataset's table) of the documents in it."""
     segments: Tensor | None = None
     """(batch, time) int64: the document of each token, where documents must not see each other; None: they may."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        segments = None if self.segments is None else self.segments.to(device)
+        return Batch(self.tokens.to(device), self.targets.to(device), weights, self.documents, segments)
 
     def cut(self, pieces: int) -> "Batch":
         """The same tokens in rows cut into `pieces` equal parts: (batch * pieces, time // pieces)."""

@@ -6,8 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config
-from underlay.data import CurateConfig, GatherConfig, PackConfig
-from underlay.models import AnyDecoder, LlamaConfig
+from underlay.data import CurateConfig, GatherConfig, MaskingConfig, PackConfig
+from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
 from underlay.train import TrainConfig
 
@@ -43,6 +43,8 @@ class TokenizerStage(Stage):
     """The corpus to learn from."""
     vocabulary: int = Field(default=4096, gt=0)
     """Number of token ids."""
+    mask: bool = False
+    """Whether one of them is the mask, which encoders need to learn."""
 
 
 class PackStage(Stage, PackConfig):
@@ -61,14 +63,17 @@ class PretrainStage(Stage):
     verb: Literal["pretrain"] = "pretrain"
     dataset: str
     """What to learn from."""
-    model: AnyDecoder = LlamaConfig()
-    """The model's family and shape; `{depth: 6}` alone gives sane sizes."""
+    model: AnyConfig = LlamaConfig()
+    """The model's family and shape; `{depth: 6}` alone gives sane sizes. Decoders learn what comes next, encoders what
+    is masked."""
     params: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?[kMG]?$")
     """Instead of a shape: the size that comes nearest to so many parameters, such as `10M`."""
     isolate: bool = False
     """Whether documents that share a row are kept from seeing each other."""
+    masking: MaskingConfig = MaskingConfig()
+    """What is hidden from an encoder."""
     embedding: Literal["spectral", "random"] = "spectral"
-    """What the embeddings start from: counted pairs of neighbouring tokens, or chance."""
+    """What a decoder's embeddings start from: counted pairs of neighbouring tokens, or chance."""
     train: TrainConfig
     """How it is trained."""
 
@@ -84,6 +89,11 @@ class PretrainStage(Stage):
             raise ValueError(f"set either params or model.{given[0]}")
         if self.params and not self.parameters():
             raise ValueError("params: ask for more than none, such as 10M")
+        if isinstance(self.model, EncoderConfig):
+            if self.isolate:
+                raise ValueError(f"isolate: not for encoders, and {self.model.family} is one")
+            if not self.model.masked_head:
+                raise ValueError("model.masked_head: an encoder learns through it")
         if self.model.task is not None:
             raise ValueError("model.task: a base model is pretrained without a head for a task")
         return self

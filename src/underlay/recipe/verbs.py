@@ -1,6 +1,8 @@
 """What each verb does: take inputs out of the library, call one package, leave files and figures in the draft."""
 
 import json
+import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,22 +13,23 @@ import torch
 
 from underlay.adapt import Conversations, find_pairs, functions_in
 from underlay.config import Config
-from underlay.data import Corpus, Dataset, Rows, curate, fingerprint, gather, pack
+from underlay.data import Corpus, Dataset, Masked, Rows, curate, fingerprint, gather, pack
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
 from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
-from underlay.models import DecoderConfig, sized
+from underlay.models import AnyConfig, Encoder, count, sized
+from underlay.models.config import TextConfig
 from underlay.models.spectral import spectral_embedding
-from underlay.models.storage import load_decoder, parameter_count, save_model
+from underlay.models.storage import load_decoder, save_model
 from underlay.plan.flops import training_flops
 from underlay.progress import Progress
 from underlay.recipe import stages
 from underlay.recipe.report import make_report
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
-from underlay.train import CausalLM, Outcome, TrainConfig, train
+from underlay.train import CausalLM, Outcome, Source, TrainConfig, train
 
 LOG = "log.jsonl"
 
@@ -97,7 +100,7 @@ def _tokenizer(job: Job) -> None:
                 job.progress(seen, len(corpus))
             yield document.text
 
-    tokenizer = train_tokenizer(texts(), job.settings.vocabulary)
+    tokenizer = train_tokenizer(texts(), job.settings.vocabulary, job.settings.mask)
     tokenizer.save(job.draft.folder)
     job.draft.metrics["vocabulary"] = tokenizer.size
 
@@ -123,17 +126,21 @@ def _pretrain(job: Job) -> None:
     torch.manual_seed(job.seed)
     config = _in_full(settings, dataset)
     model = config.build()
-    if settings.embedding == "spectral":
+    source: Source = rows
+    if isinstance(model, Encoder):
+        source = Masked(rows, tokenizer, settings.masking)
+    elif settings.embedding == "spectral":
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
-    outcome = train(model, objective, rows, settings.train, job.draft.scratch, job.progress, job.log)
+    chance = math.log(config.vocabulary)
+    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, config, settings.train)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
 
 
-def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> DecoderConfig:
+def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> AnyConfig:
     """The model's config, with what the data fixes."""
     chosen, vocabulary, context = settings.model, dataset.info.vocabulary, settings.train.context
     if chosen.vocabulary and chosen.vocabulary < vocabulary:
@@ -154,9 +161,7 @@ def _adapt(job: Job) -> None:
         raise UserError(
             f"adapt.train.context {settings.train.context} is longer than the model's {model.config.context}"
         )
-    heldout = _held_out(job.library, base)
-    kind, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id not in heldout), settings.pairs)
-    source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
+    kind, source = conversations(job.library, base, job.inputs["corpus"], settings, tokenizer, job.seed)
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log)
@@ -164,6 +169,15 @@ def _adapt(job: Job) -> None:
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, model.config, settings.train)
     job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
+
+
+def conversations(
+    library: Library, base: Artifact, corpus: Artifact, settings: stages.AdaptStage, tokenizer: Tokenizer, seed: int
+) -> tuple[str, Conversations]:
+    """What a model is adapted on, and which kind of pairs it is."""
+    heldout = _held_out(library, base)
+    kind, pairs = find_pairs((d for d in Corpus(corpus.folder) if d.id not in heldout), settings.pairs)
+    return kind, Conversations(pairs, tokenizer, settings.train.context, seed)
 
 
 def _held_out(library: Library, base: Artifact) -> set[str]:
@@ -174,17 +188,18 @@ def _held_out(library: Library, base: Artifact) -> set[str]:
     return set(Dataset(library.ancestor(base, "dataset").folder, "heldout").ids)
 
 
-def _describe_training(job: Job, outcome: Outcome, config: DecoderConfig, settings: TrainConfig) -> None:
+def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings: TrainConfig) -> None:
     state, draft = outcome.progression, job.draft
-    (draft.folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in state.log), "utf-8")
+    shutil.copyfile(outcome.journal.path, draft.folder / LOG)
+    last = outcome.journal.tail(20)
     draft.tokens = state.tokens
     draft.flops = training_flops(config, state.tokens, settings.context)
     draft.earlier_seconds, draft.earlier_cpu_seconds = outcome.earlier_seconds, outcome.earlier_cpu_seconds
     draft.metrics |= {
-        "parameters": parameter_count(load_decoder(draft.folder)),
+        "parameters": count(config),
         "steps": state.step,
         "skipped_steps": state.skipped,
-        "loss": sum(row["loss"] for row in state.log[-20:]) / len(state.log[-20:]),
+        "loss": sum(row["loss"] for row in last) / len(last),
         "tokens_per_second": outcome.tokens_per_second,
         "mode": outcome.mode,
     }

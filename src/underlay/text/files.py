@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from underlay.errors import UserError
+from underlay.text.backend import steps
 from underlay.text.special import ROLE_KEYS
 
 TOKENIZER = "tokenizer.json"
@@ -25,6 +26,7 @@ SENTENCES = "sentence_bert_config.json"
 # Larger than any tokenizer that exists, smaller than what would fill a machine.
 MOST_BYTES = 256 << 20
 MOST_IDS = 4 << 20
+MOST_GROWTH = 64
 
 Config = dict[str, Any]
 
@@ -83,10 +85,24 @@ def read_backend(path: Path) -> Backend:
     """
     text = read_text(path)
     backend = parse_backend(text, str(path))
-    for token in json.loads(text).get("added_tokens") or []:
+    parsed = json.loads(text)
+    for part, lists in ("normalizer", "normalizers"), ("decoder", "decoders"):
+        if (growth := _growth(steps(parsed.get(part), lists))) > MOST_GROWTH:
+            raise UserError(f"{path}: its {part} makes text {growth:.0f} times as long; no tokenizer does that")
+    for token in parsed.get("added_tokens") or []:
         if (got := backend.token_to_id(token["content"])) != token["id"]:
             raise UserError(f"{path}: the added token {token['content']!r} has id {token['id']}, its place gives {got}")
     return backend
+
+
+def _growth(parts: Iterable[Config]) -> float:
+    """How many times as long text can become by these steps."""
+    growth = 1.0
+    for step in parts:
+        if step["type"] == "Replace":
+            found = len(step["pattern"].get("String", ""))  # a regular expression may match nothing
+            growth *= max(1.0, len(step["content"]) / found if found else 1 + len(step["content"]))
+    return growth
 
 
 @contextmanager

@@ -5,14 +5,19 @@ fenced first: wherever they hold the text of a special token, or could complete 
 noncharacter is put in. What still reads as a special token after the rendering was written by the template; it is
 replaced by a name that no text can hold, the fences are taken out, and the whole is encoded at once. Words without
 such text are encoded exactly as if nothing had been done.
+
+A template may also edit the words (cut out parts, lower their case), and make a special token of them by that. So
+where words hold a token's signs, the template must write the same special tokens as for words without them.
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from underlay.errors import UserError
 from underlay.text.special import ROLE_KEYS
+from underlay.text.template import ChatTemplate
 from underlay.text.tokenizer import Tokenizer
 
 Turn = tuple[str, str]
@@ -26,11 +31,11 @@ def by_template(tokenizer: Tokenizer, turns: Sequence[Turn], reply: bool) -> tup
     fence, opening, closing = _unused([template.source, *(words for _, words in turns)])
     names = sorted(tokenizer.control, key=len, reverse=True)
     fenced = [(role, _fence(words, names, fence)) for role, words in turns]
-    variables = {key: tokenizer.config.get(key) for key in ROLE_KEYS}
+    variables: dict[str, str | None] = {key: tokenizer.config.get(key) for key in ROLE_KEYS}  # type: ignore[misc]
 
     def write(count: int, prompt: bool, marks: tuple[str, str] = ("", "")) -> str:
         messages = [{"role": role, "content": words} for role, words in fenced[:count]]
-        return template.render(messages, variables, prompt, marks)  # type: ignore[arg-type]
+        return template.render(messages, variables, prompt, marks)
 
     said = [] if reply else [index for index, (role, _) in enumerate(turns) if role == "assistant"]
     if said and template.tells:
@@ -38,6 +43,7 @@ def by_template(tokenizer: Tokenizer, turns: Sequence[Turn], reply: bool) -> tup
     else:
         text = write(len(turns), reply)
         spans = [_said(write(index, True), write(index + 1, False), text, names) for index in said]
+    _check_marks(template, variables, turns, reply, names, fence, text)
     return _encode(tokenizer, text, spans, names, fence)
 
 
@@ -62,6 +68,34 @@ def _fence(words: str, names: Sequence[str], fence: str) -> str:
     if any(name in core for name in names):
         core = re.sub("|".join(map(re.escape, names)), lambda found: fence.join(found[0]), core)
     return words[:start] + fence * begins + core + fence * ends + words[end:]
+
+
+def _check_marks(
+    template: ChatTemplate,
+    variables: Mapping[str, str | None],
+    turns: Sequence[Turn],
+    reply: bool,
+    names: Sequence[str],
+    fence: str,
+    text: str,
+) -> None:
+    """Raise UserError where the template's edits made special tokens of words."""
+    signs = [{char for char in name if not (char.isalnum() or char.isspace())} or set(name) for name in names]
+    held = [set(words) for _, words in turns]
+    if not any(some <= chars for some in signs for chars in held):
+        return
+    tame = str.maketrans(dict.fromkeys(set().union(*signs), fence))
+    messages = [{"role": role, "content": words.translate(tame)} for role, words in turns]
+    expected = Counter(_named(template.render(messages, variables, reply), names))
+    if smuggled := Counter(_named(text, names)) - expected:
+        raise UserError(
+            f"the chat template edits a message so that it reads {next(iter(smuggled))}, a special token; "
+            "take the text that leads to it out of the message"
+        )
+
+
+def _named(text: str, names: Sequence[str]) -> list[str]:
+    return re.findall("|".join(map(re.escape, names)), text)
 
 
 def _take_marks(text: str, opening: str, closing: str) -> tuple[str, list[Span]]:

@@ -10,7 +10,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from underlay.errors import UserError
-from underlay.text.special import TRAINED
+from underlay.text.special import TRAINED, Special
 from underlay.text.tokenizer import Tokenizer
 
 # Words with their leading space; single digits, so that numbers are built the same way everywhere; runs of
@@ -18,16 +18,17 @@ from underlay.text.tokenizer import Tokenizer
 PIECES = r" ?[\p{L}\p{M}_]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}_]+|\r?\n[ \t]*|\s+(?!\S)|\s"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Learn a byte-level BPE of `vocabulary` ids, special tokens included.
+def train_tokenizer(texts: Iterable[str], vocabulary: int, mask: bool = False) -> Tokenizer:
+    """Learn a byte-level BPE of `vocabulary` ids, special tokens included; with `mask` one of them hides others.
 
     Raises UserError where the vocabulary cannot even hold the 256 bytes and the special tokens. A corpus without
     enough different pairs gives fewer ids.
     """
-    least = 256 + len(TRAINED)
+    special = [*TRAINED, Special.MASK] if mask else list(TRAINED)
+    least = 256 + len(special)
     if vocabulary < least:
         raise UserError(
-            f"a vocabulary of {vocabulary} is too small: 256 bytes and {len(TRAINED)} special tokens need {least}"
+            f"a vocabulary of {vocabulary} is too small: 256 bytes and {len(special)} special tokens need {least}"
         )
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -40,8 +41,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         show_progress=False,
-        special_tokens=[special.value for special in TRAINED],
+        special_tokens=[token.value for token in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator(texts, trainer=trainer)
-    return Tokenizer(backend)
+    return Tokenizer(backend, {"mask_token": Special.MASK.value} if mask else None)

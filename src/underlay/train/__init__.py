@@ -4,7 +4,8 @@
 lets a killed run go on as if nothing had happened.
 """
 
-from underlay.train.loop import Outcome, TrainConfig, train
+from underlay.train.config import TrainConfig
+from underlay.train.loop import Outcome, Source, train
 from underlay.train.objectives import CausalLM, Loss, Objective
 
-__all__ = ["CausalLM", "Loss", "Objective", "Outcome", "TrainConfig", "train"]
+__all__ = ["CausalLM", "Loss", "Objective", "Outcome", "Source", "TrainConfig", "train"]

@@ -3,15 +3,16 @@
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from underlay.models.storage import write_tensors
-from underlay.train.optimizer import Optimizer
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
@@ -27,24 +28,49 @@ class Progression:
     tokens: int = 0
     steps: int | None = None
     """The run's length, once it is known."""
+    micro_rows: int = 0
+    """Rows at once; fewer than asked for where memory is short."""
     skipped: int = 0
-    """Steps left out because their gradient was not finite."""
+    """Steps left out (see `Guard`)."""
     seconds: float = 0.0
     """Wall time spent, over all attempts."""
     cpu_seconds: float = 0.0
     """Processor time spent, over all attempts."""
-    log: list[dict[str, float]] = field(default_factory=list)
-    """One entry a step: step, tokens, loss, rate, norm."""
 
 
-def save(folder: Path, model: nn.Module, optimizer: Optimizer, progression: Progression) -> None:
+class Part(Protocol):
+    """Something whose tensors the next step depends on."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All of them, by name."""
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+
+
+class Weights:
+    """A model as a part of a checkpoint."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Weights and buffers."""
+        state: Mapping[str, Tensor] = self._model.state_dict()
+        return state
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Raises RuntimeError where they are another model's."""
+        self._model.load_state_dict(tensors)
+
+
+def save(folder: Path, parts: Mapping[str, Part], progression: Progression) -> None:
     """Write `folder/step-N`, then forget the checkpoints before it."""
     target = folder / f"step-{progression.step:08d}"
     temporary = folder / f".writing-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
+    tensors = {f"{part}.{name}": tensor for part, one in parts.items() for name, tensor in one.state().items()}
     write_tensors(tensors, temporary / _TENSORS)
     (temporary / _STATE).write_text(json.dumps(asdict(progression)), "utf-8")
     for path in (temporary / _TENSORS, temporary / _STATE, temporary):
@@ -57,14 +83,14 @@ def save(folder: Path, model: nn.Module, optimizer: Optimizer, progression: Prog
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> Progression:
+def load(folder: Path, parts: Mapping[str, Part]) -> Progression:
     """Take up the newest whole checkpoint in `folder`; a fresh `Progression` where there is none."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             tensors = load_file(path / _TENSORS)
             state = Progression(**json.loads((path / _STATE).read_text("utf-8")))
-            model.load_state_dict(_under("model.", tensors))
-            optimizer.load(_under("optimizer.", tensors))
+            for part, one in parts.items():
+                one.load(_under(f"{part}.", tensors))
         except (OSError, ValueError, SafetensorError, TypeError, KeyError, RuntimeError):
             continue  # damaged, or of another version: an earlier one, or the beginning, is always right
         return state

@@ -70,18 +70,20 @@ class Muon:
         }
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Move every matrix by `lr` times its orthogonalised momentum."""
+    def step(self, lr: float, keep: Tensor) -> None:
+        """Move every matrix by `lr` times its orthogonalised momentum; nothing changes where `keep` is False."""
         for shape, group in self.groups.items():
             gradient = torch.stack([p.grad for p in group if p.grad is not None])
-            buffer = self.buffers[shape].lerp_(gradient, 1 - self.momentum)
+            gradient = torch.where(keep, gradient, 0)
+            buffer = self.buffers[shape].lerp_(gradient, (1 - self.momentum) * keep)
             # Stacks of matrices, such as experts, are stacked once more.
             update = orthogonalize(gradient.lerp_(buffer, self.momentum).flatten(0, -3)).float().view_as(buffer)
             # A tall matrix moves its outputs as much as a square one (Jordan et al. 2024).
             scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
             weights: list[Tensor] = list(group)
-            torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
-            torch._foreach_add_(weights, list(update.unbind()), alpha=-lr * scale)
+            if self.weight_decay:
+                torch._foreach_mul_(weights, 1 - lr * self.weight_decay * keep)
+            torch._foreach_add_(weights, list(update.mul_(keep).unbind()), alpha=-lr * scale)
 
 
 class Optimizer:
@@ -109,11 +111,15 @@ class Optimizer:
             fused=True,
         )
 
-    def step(self, factor: float) -> None:
-        """Take one step at `factor` times the configured rates."""
-        self.muon.step(self.config.lr * factor)
+    def step(self, factor: float, keep: Tensor) -> None:
+        """Take one step at `factor` times the configured rates; nothing changes where `keep` (a scalar bool) is False.
+
+        Nobody waits for `keep`: it may still be computed by the device.
+        """
+        self.muon.step(self.config.lr * factor, keep)
         for group in self.adam.param_groups:
             group["lr"] = self.config.adam_lr * group["factor"] * factor
+        self.adam.found_inf = (~keep).float()  # type: ignore[attr-defined]  # where set, the fused kernel does nothing
         self.adam.step()
 
     def state(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from underlay.errors import UserError
 from underlay.formats.hf.layout import Layout, Values, choice, count
 from underlay.formats.keymap import Row, Tensors, moved, same
+from underlay.formats.untrusted import shown
 from underlay.models.bert import BertConfig
 from underlay.models.encoder import EncoderConfig
 from underlay.models.roberta import RobertaConfig
@@ -194,6 +195,7 @@ def read_pooling(folder: Path) -> Values:
     unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
     if unknown:
         raise UserError(f"{folder / _MODULES}: module {unknown[0]!r} is not known; vectors would be others without it")
+    _check_texts(folder)
     path = folder / "1_Pooling" / "config.json"
     if "Pooling" not in kinds or not path.exists():
         return {"normalised": "Normalize" in kinds}
@@ -207,6 +209,28 @@ def read_pooling(folder: Path) -> Values:
             f"{path}: pooling by {', '.join(used) or 'nothing'} is not known; there are {', '.join(_POOLING)}"
         )
     return {"pooling": ours[0], "normalised": "Normalize" in kinds}
+
+
+def _check_texts(folder: Path) -> None:
+    """Raise UserError where texts are to be changed first in a way that we do not."""
+
+    def told(name: str) -> Values:
+        found = read_json(folder / name) if (folder / name).exists() else {}
+        return found if isinstance(found, dict) else {}
+
+    texts, lower = "config_sentence_transformers.json", "sentence_bert_config.json"
+    prompts, default = told(texts).get("prompts"), told(texts).get("default_prompt_name")
+    prompt = prompts.get(default) if isinstance(prompts, dict) and isinstance(default, str) else None
+    if prompt:
+        raise UserError(
+            f"{folder / texts}: {shown(prompt)} is to stand before each text, which is not done here; set "
+            "default_prompt_name to null there, and write it before your texts"
+        )
+    if told(lower).get("do_lower_case") is True and told("tokenizer_config.json").get("do_lower_case") is not True:
+        raise UserError(
+            f"{folder / lower}: texts are to be lower-cased first, which is not done here; set do_lower_case to false "
+            "there, and lower-case your texts"
+        )
 
 
 def write_pooling(config: EncoderConfig, folder: Path) -> None:

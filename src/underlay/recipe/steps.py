@@ -1,0 +1,99 @@
+"""From a step of training to the documents that were read in it.
+
+The order of the data is a function of the step, so nothing has to be stored for this: it is computed again from the
+model's manifest.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from underlay.config import parse
+from underlay.data import Corpus, Dataset, Rows
+from underlay.errors import UserError
+from underlay.library import Artifact, Library
+from underlay.recipe import stages
+from underlay.recipe.verbs import LOG, conversations
+from underlay.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class Read:
+    """A document, or a part of one, that was read."""
+
+    document: str
+    """Its id."""
+    source: str
+    first_line: int
+    last_line: int
+    licence: str
+    tokens: int
+    """How many of its tokens stood in the step; for conversations, how many conversations came from it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of training."""
+
+    log: dict[str, float]
+    """What was measured: step, tokens, loss, rate, norm, kept."""
+    documents: tuple[Read, ...]
+    """What was read, most of it first."""
+
+
+def read_in(library: Library, model: Artifact, step: int) -> Step:
+    """The documents in a step (counted from 1) of a model's training.
+
+    Raises UserError where the model was not trained here, or in fewer steps, or its data are gone.
+    """
+    verb = model.manifest.verb
+    if verb not in ("pretrain", "adapt"):
+        raise UserError(f"{model.reference} was not trained here, but made by {verb}; name a model that was")
+    log = _log(model, step)
+    roles = {parent.role: parent.reference for parent in model.manifest.parents}
+    values = {**model.manifest.config, **roles}
+    if verb == "pretrain":
+        return Step(log, tuple(_pretrained(library, model, values, step)))
+    return Step(log, tuple(_adapted(library, model, values, step)))
+
+
+def _log(model: Artifact, step: int) -> dict[str, float]:
+    """The step's row in the log, whose lines are the steps from 1 on."""
+    if step > 0:
+        with (model.folder / LOG).open(encoding="utf-8") as file:
+            for line in islice(file, step - 1, step):
+                row: dict[str, float] = json.loads(line)
+                return row
+    raise UserError(
+        f"{model.reference} was trained in {model.manifest.metrics['steps']:,} steps; there is no step {step}"
+    )
+
+
+def _pretrained(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
+    settings = parse(stages.PretrainStage, values, model.reference)
+    dataset = Dataset(library.ancestor(model, "dataset").folder)
+    rows = Rows(dataset, settings.train.context, model.manifest.seed)
+    tokens: Counter[int] = Counter()
+    for sample in _samples(settings.train.batch_rows, step):
+        tokens.update(dict(rows.documents(sample)))
+    for number, count in tokens.most_common():
+        found = dataset.document(number)
+        yield Read(found.id, found.source, found.first_line, found.last_line, found.licence, count)
+
+
+def _adapted(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
+    settings = parse(stages.AdaptStage, values, model.reference)
+    base, corpus = (library.find(values[role]) for role in ("model", "corpus"))
+    _, source = conversations(library, base, corpus, settings, Tokenizer.load(base.folder), model.manifest.seed)
+    read = Counter(source.pairs[source.row(sample)].document for sample in _samples(settings.train.batch_rows, step))
+    documents = {document.id: document for document in Corpus(corpus.folder) if document.id in read}
+    for id_, count in read.most_common():
+        found = documents[id_]
+        yield Read(id_, found.source, found.first_line, found.last_line, found.licence, count)
+
+
+def _samples(rows: int, step: int) -> range:
+    return range((step - 1) * rows, step * rows)

@@ -1,0 +1,76 @@
+"""How a run is trained: its length, its batches, its rates, its precision."""
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from underlay.config import Config
+from underlay.plan.machine import bf16_unit, find_compiler
+from underlay.train.optimizer import OptimizerConfig
+from underlay.train.schedule import ScheduleConfig
+
+
+class TrainConfig(Config):
+    """How a model is trained, whatever it learns."""
+
+    steps: int | None = Field(default=None, gt=0)
+    """Length of the run in steps."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Length of the run in minutes instead: its number of steps is then set once its speed is known."""
+    context: int = Field(default=256, gt=1)
+    """Tokens in a row."""
+    batch_rows: int = Field(default=64, gt=0)
+    """Rows in a step."""
+    micro_rows: int = Field(default=32, gt=0)
+    """Rows that go through the model at once; less needs less memory and changes nothing else. Halved where memory is
+    short."""
+    short_rows: tuple[tuple[float, int], ...] = ()
+    """Shorter rows to begin with: pairs of a share of the run and a number of pieces. `[[0.5, 4], [0.8, 2]]` cuts each
+    row into 4 until half of the run is done, then into 2 until 80 % are; nearby words are learned first, and faster."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How far each step goes."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How the rate changes over the run."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; longer ones are scaled down."""
+    outliers: float | None = Field(default=6.0, gt=0)
+    """Steps are left out whose loss or gradient is so many standard deviations above that of the steps before; null:
+    only those that are not finite."""
+    average: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of a moving average of the weights, such as 0.999; the model is then the average, not the last step."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of activations; bf16, and auto: bfloat16 where there is a unit for it, else float32. Weights stay in float32."""
+    compile: bool | None = None
+    """Use torch.compile; by default where a C++ compiler is found."""
+    checkpoint_seconds: float = Field(default=30.0, gt=0)
+    """Time between checkpoints."""
+
+    @model_validator(mode="after")
+    def _length(self) -> Self:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("set either steps or minutes")
+        if self.batch_rows % self.micro_rows:
+            raise ValueError(f"batch_rows {self.batch_rows} is no multiple of micro_rows {self.micro_rows}")
+        for _, pieces in self.short_rows:
+            if pieces < 1 or self.context % pieces:
+                raise ValueError(f"rows of {self.context} tokens cannot be cut into {pieces} equal pieces")
+        return self
+
+    def pieces(self, step: int, steps: int | None) -> int:
+        """Into how many pieces rows are cut at `step`; the first stage lasts while the run's length is not known."""
+        done = step / steps if steps else 0.0
+        return next((pieces for share, pieces in self.short_rows if done < share), 1)
+
+    def dtype(self) -> torch.dtype:
+        """The dtype of activations that `precision` means on this machine."""
+        return torch.bfloat16 if self.precision != "float32" and bf16_unit() != "none" else torch.float32
+
+    def compiles(self) -> bool:
+        """Whether the run uses torch.compile here."""
+        return find_compiler() is not None if self.compile is None else self.compile
+
+    def mode(self) -> str:
+        """How the run goes on this machine, in words, such as `compiled, bf16 (AMX)`."""
+        how = "compiled" if self.compiles() else "eager" + " (no C++ compiler found)" * (self.compile is None)
+        return f"{how}, bf16 ({bf16_unit()})" if self.dtype() is torch.bfloat16 else f"{how}, float32"

@@ -1,0 +1,83 @@
+"""What is worth knowing before the first step: does the model fit, does all of it learn, is its loss what chance gives.
+
+One row is run forward and backward. Nothing of it stays behind.
+"""
+
+import math
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from underlay.errors import UserError
+from underlay.models import Batch
+from underlay.train.objectives import Objective
+
+_MARGIN = 1.3
+"""What is held beyond the tensors that are counted: the allocator's slack, and tensors that live for a moment."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What one row told."""
+
+    parameters: int
+    """Those that learn."""
+    loss: float
+    """Mean loss of the row, in nats a target."""
+    supervised: float
+    """Share of positions whose target counts."""
+    unreached: tuple[str, ...]
+    """Parameters without a gradient."""
+    row_bytes: int
+    """What a row keeps for its backward pass."""
+
+    def needed(self, rows: int) -> int:
+        """Bytes beyond the weights for steps of `rows` at once: gradients, two moments, and what rows keep."""
+        return int(3 * 4 * self.parameters + _MARGIN * rows * self.row_bytes)
+
+
+def inspect(model: nn.Module, objective: Objective, batch: Batch) -> Preflight:
+    """Run one row. Its gradients are forgotten again."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = objective(model, batch)
+    loss.sum.backward()  # type: ignore[no-untyped-call]
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    unreached = tuple(name for name, p in learning.items() if p.grad is None or not p.grad.any())
+    model.zero_grad()
+    count = float(loss.count)
+    return Preflight(
+        sum(p.numel() for p in learning.values()),
+        float(loss.sum.detach()) / count if count else math.nan,
+        count / batch.targets.numel(),
+        unreached,
+        sum(kept.values()),
+    )
+
+
+def fitting(found: Preflight, rows: int, device: torch.device) -> int:
+    """How many rows, `rows` or a half, a quarter ... of them, go through the model at once on this machine.
+
+    Raises UserError where not even one does.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    fit = rows
+    while found.needed(fit) > free and fit % 2 == 0:
+        fit //= 2
+    if found.needed(fit) > free:
+        raise UserError(
+            f"training needs about {found.needed(fit) / 2**30:.1f} GiB for {found.parameters:,} parameters and {fit} "
+            f"rows at once, {free / 2**30:.1f} GiB are free; take a smaller model, or lower micro_rows or context"
+        )
+    return fit

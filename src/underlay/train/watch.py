@@ -1,0 +1,128 @@
+"""What a run tells of itself: before it begins, at each step, and when it goes wrong."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import torch
+from torch import Tensor
+
+from underlay.errors import UserError
+from underlay.progress import Progress
+from underlay.train.checkpoint import Progression
+from underlay.train.config import TrainConfig
+from underlay.train.journal import Journal
+from underlay.train.preflight import Preflight
+
+PROBE_STEPS = 24
+"""Steps after which a run limited in time knows its speed; the first third may still be compiling."""
+_TOLD = 5
+"""Steps left out that are told one by one."""
+
+
+def told(found: Preflight, rows: int, config: TrainConfig, chance: float | None) -> Iterator[str]:
+    """What is worth saying before the first step."""
+    yield (
+        f"{found.parameters:,} parameters, about {found.needed(rows) / 2**30:.1f} GiB for training; "
+        f"{found.supervised:.0%} of the first row's tokens are learned from"
+    )
+    if rows < config.micro_rows:
+        yield f"memory is short: {rows} rows at once instead of {config.micro_rows}, as many in a step"
+    if found.unreached:
+        yield f"no gradient reaches {', '.join(found.unreached[:3])}" + (" ..." if found.unreached[3:] else "")
+    if chance is not None and not 0.95 < found.loss / chance < 1.05:
+        yield f"the first loss is {found.loss:.2f}, by chance it would be {chance:.2f}: the start is uneven"
+
+
+class Notes:
+    """What was measured of each step, written down one step later, when the device has long computed it."""
+
+    def __init__(self, journal: Journal, state: Progression, log: Callable[[str], None]) -> None:
+        self._journal, self._state, self._log = journal, state, log
+        self._waiting: list[tuple[int, int, float, Tensor]] = []
+        self.loss = float("nan")
+        """Of the last step that is written down."""
+
+    def take(self, measured: Tensor, rate: float) -> None:
+        """Keep what `_step` returned of the step just made."""
+        self._waiting.append((self._state.step, self._state.tokens, rate, measured))
+
+    def settle(self) -> None:
+        """Write down what was kept. Raises UserError where there was nothing to learn from, or the run diverges."""
+        state = self._state
+        for step, tokens, rate, measured in self._waiting:
+            self.loss, norm, kept, count = measured.tolist()
+            if not count:
+                raise UserError(f"step {step}: nothing to learn from, all targets weigh 0")
+            facts = {"step": step, "tokens": tokens, "loss": self.loss, "rate": rate, "norm": norm, "kept": kept}
+            self._journal.add(facts)
+            if kept:
+                continue
+            state.skipped += 1
+            if state.skipped <= _TOLD:
+                self._log(f"step {step:,} left out: loss {self.loss:.3g}, gradient {norm:.3g}")
+            if state.skipped > max(10, state.step // 2):
+                raise UserError(diverged(state))
+        self._waiting.clear()
+
+
+def diverged(state: Progression) -> str:
+    """What to say where too many steps had to be left out."""
+    return (
+        f"the run diverged: {state.skipped} of {state.step} steps had to be left out, their loss or gradient was not "
+        "finite or far too large; lower the learning rate"
+    )
+
+
+class Clock:
+    """Wall time over all attempts, and the speed of recent steps."""
+
+    def __init__(self, earlier: float, tokens: int) -> None:
+        self._start = time.monotonic() - earlier
+        self._tokens = tokens
+        self._laps: list[tuple[float, int]] = []
+
+    def seconds(self) -> float:
+        """Since the run began, all attempts together."""
+        return time.monotonic() - self._start
+
+    def lap(self, tokens: int) -> None:
+        """A step is done; `tokens` were read so far."""
+        self._tokens = tokens
+        self._laps.append((time.monotonic(), tokens))
+
+    def _recent(self) -> tuple[tuple[float, int], tuple[float, int], int]:
+        laps = self._laps[PROBE_STEPS // 3 :][-200:] or [(0.0, 0)]
+        return laps[0], laps[-1], len(laps) - 1
+
+    def measured(self) -> bool:
+        """Whether this attempt has made enough steps to know its speed."""
+        return self._recent()[2] >= PROBE_STEPS // 2
+
+    def seconds_per_step(self) -> float:
+        """Of recent steps; ask `measured` first."""
+        (t0, _), (t1, _), steps = self._recent()
+        return (t1 - t0) / steps
+
+    def tokens_per_second(self) -> float:
+        """Of recent steps; of everything, compilation included, where the run is too young or was only resumed."""
+        (t0, n0), (t1, n1), steps = self._recent()
+        return (n1 - n0) / (t1 - t0) if steps else self._tokens / max(1e-9, self.seconds())
+
+
+def report(progress: Progress, state: Progression, loss: float, clock: Clock, config: TrainConfig) -> None:
+    """Tell how far the run has come."""
+    facts: dict[str, float | str] = {
+        "loss": round(loss, 3),
+        "rate": f"{clock.tokens_per_second():,.0f} tokens/s",
+        "memory": f"{_memory() / 2**30:.1f} GiB",
+    }
+    if state.steps is None and config.minutes:
+        progress(state.seconds, config.minutes * 60, **facts)
+    else:
+        progress(state.step, state.steps, **facts)
+
+
+def _memory() -> int:
+    """Bytes in use: on the GPU, where there is one, else of this process."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else int(psutil.Process().memory_info().rss)
