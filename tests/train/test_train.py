@@ -14,7 +14,7 @@ from torch import nn
 
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder, LlamaConfig
-from underlay.train import CausalLM, Loss, TrainConfig, train
+from underlay.train import CausalLM, Loss, TrainConfig, train, watch
 from underlay.train.checkpoint import Progression, Weights, load, save
 from underlay.train.optimizer import Optimizer, OptimizerConfig, orthogonalize
 from underlay.train.schedule import ScheduleConfig
@@ -193,6 +193,26 @@ def test_a_run_that_only_diverges_stops(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="diverged"):
         train(fresh(), Broken(), Counting(), config(steps=100), tmp_path)
+
+
+def test_the_share_of_the_machine_is_work_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "products", lambda dtype: 2e9)
+    shown: list[dict[str, object]] = []
+    settings = config(steps=20)
+
+    def progress(done: float, total: float | None, **facts: object) -> None:
+        shown.append(facts)
+
+    outcome = train(fresh(), CausalLM(), Counting(), settings, tmp_path / "a", progress, work=1000.0)
+    assert outcome.of_peak == pytest.approx(outcome.tokens_per_second * 1000 / 2e9)
+    assert str(shown[-1]["rate"]).endswith("of peak")
+    assert train(fresh(), CausalLM(), Counting(), settings, tmp_path / "b").of_peak is None
+
+
+def test_measuring_the_machine_moves_no_chance() -> None:
+    before = torch.random.get_rng_state()
+    assert watch.products(torch.float32) > 1e8
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_a_run_limited_in_time_sets_its_length_and_ends(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def _pretrain(job: Job) -> None:
     elif settings.embedding == "spectral":
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
-    chance = math.log(config.vocabulary)
-    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance)
+    chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
+    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, config, settings.train)
@@ -164,7 +164,8 @@ def _adapt(job: Job) -> None:
     kind, source = conversations(job.library, base, job.inputs["corpus"], settings, tokenizer, job.seed)
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
-    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log)
+    work = training_flops(model.config, 1, settings.train.context)
+    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, model.config, settings.train)
@@ -201,6 +202,7 @@ def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings:
         "skipped_steps": state.skipped,
         "loss": sum(row["loss"] for row in last) / len(last),
         "tokens_per_second": outcome.tokens_per_second,
+        "of_peak": outcome.of_peak,
         "mode": outcome.mode,
     }
     draft.licences = next(iter(job.inputs.values())).manifest.licences

@@ -48,6 +48,8 @@ class Outcome:
     journal: Journal
     """One row a step: step, tokens, loss (nats a target), rate, norm (of the gradient), kept (0: left out)."""
     tokens_per_second: float
+    of_peak: float | None
+    """Share of the machine's measured matrix products that this is, where a token's work is known."""
     mode: str
     """How it ran, such as `compiled, bf16 (AMX)`."""
     earlier_seconds: float
@@ -65,10 +67,12 @@ def train(
     progress: Progress = silent,
     log: Callable[[str], None] = lambda _: None,
     chance: float | None = None,
+    work: float | None = None,
 ) -> Outcome:
     """Train `model` in place; checkpoints live in `scratch`.
 
     `chance`: the loss of a model that knows nothing, where `model` is one; it is told if the first loss is another.
+    `work`: FLOPs of training on a token, for telling how much of the machine is used.
 
     Raises UserError where it cannot fit into memory, a batch has nothing to learn from or the run diverges,
     KeyboardInterrupt after a checkpoint when the run is asked to stop.
@@ -87,7 +91,8 @@ def train(
     if config.compiles():
         compile_blocks(model)
     earlier, earlier_cpu = state.seconds, state.cpu_seconds
-    clock, cpu_began = watch.Clock(earlier, state.tokens), time.process_time()
+    clock = watch.Clock(earlier, state.tokens, work / watch.products(config.dtype()) if work else None)
+    cpu_began = time.process_time()
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
         while state.steps is None or state.step < state.steps:
@@ -113,7 +118,8 @@ def train(
         log(f"{state.skipped} steps were left out, {state.skipped / state.step:.1%}; their rows in the log have kept 0")
     if run.average:
         run.average.apply()
-    return Outcome(state, journal, clock.tokens_per_second(), config.mode(), earlier, earlier_cpu)
+    speed, of_peak = clock.tokens_per_second(), clock.of_peak()
+    return Outcome(state, journal, speed, of_peak, config.mode(), earlier, earlier_cpu)
 
 
 def compile_blocks(model: nn.Module) -> None:

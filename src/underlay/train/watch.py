@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from underlay.errors import UserError
+from underlay.plan.machine import measure
 from underlay.progress import Progress
 from underlay.train.checkpoint import Progression
 from underlay.train.config import TrainConfig
@@ -77,8 +78,10 @@ def diverged(state: Progression) -> str:
 class Clock:
     """Wall time over all attempts, and the speed of recent steps."""
 
-    def __init__(self, earlier: float, tokens: int) -> None:
+    def __init__(self, earlier: float, tokens: int, at_peak: float | None = None) -> None:
+        """Go on after `earlier` seconds and `tokens`; `at_peak`: seconds that a token would take at full speed."""
         self._start = time.monotonic() - earlier
+        self._at_peak = at_peak
         self._tokens = tokens
         self._laps: list[tuple[float, int]] = []
 
@@ -109,12 +112,23 @@ class Clock:
         (t0, n0), (t1, n1), steps = self._recent()
         return (n1 - n0) / (t1 - t0) if steps else self._tokens / max(1e-9, self.seconds())
 
+    def of_peak(self) -> float | None:
+        """Share of what the machine can do: model FLOPs utilisation (PaLM, arXiv:2204.02311, appendix B)."""
+        return None if self._at_peak is None else self._at_peak * self.tokens_per_second()
+
+
+def products(dtype: torch.dtype) -> float:
+    """Measured speed of this machine's matrix products in a dtype, FLOP/s."""
+    rates = measure(0.2)
+    return rates.bf16_flops if dtype is torch.bfloat16 else rates.float32_flops
+
 
 def report(progress: Progress, state: Progression, loss: float, clock: Clock, config: TrainConfig) -> None:
     """Tell how far the run has come."""
+    share = clock.of_peak()
     facts: dict[str, float | str] = {
         "loss": round(loss, 3),
-        "rate": f"{clock.tokens_per_second():,.0f} tokens/s",
+        "rate": f"{clock.tokens_per_second():,.0f} tokens/s" + (f", {share:.0%} of peak" if share else ""),
         "memory": f"{_memory() / 2**30:.1f} GiB",
     }
     if state.steps is None and config.minutes:
