@@ -9,8 +9,8 @@ so that noise of the machine hits all:
     trainer    transformers.Trainer on a Llama of the same shape as it comes; `trainer-best` compiled and fused
 
 A side's speed is the median over the steps after the first `WARM`. Then nanoGPT's recipe runs for `--steps` steps of
-4,096 tokens, ours for some 40 % of the time that took, and both models are measured on the same held-out text: the target
-"twice as fast to a loss" is met where ours is no worse. Neither side's first step counts, in which it compiles.
+4,096 tokens, ours for some 40 % of the time that took, and both models are measured on the same held-out text: the
+target "twice as fast to a loss" is met where ours is no worse. Neither side's first step counts, in which it compiles.
 
 nanoGPT is not a package: clone https://github.com/karpathy/nanoGPT (or a mirror of it) and name the folder with
 `--nanogpt`. The other sides need `make bench-env`. Prints a table, one line a target, and writes
