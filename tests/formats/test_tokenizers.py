@@ -11,7 +11,7 @@ from unicodedata import category
 import pytest
 import sentencepiece
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, BertTokenizer
@@ -71,12 +71,17 @@ def test_sentencepiece_in_many_languages(piece) -> None:
 
 
 @settings(max_examples=80, deadline=None)
+@example("1…")
 @given(st.text(st.sampled_from(sorted(set("".join(TEXTS[:10])))), max_size=30))
 def test_sentencepiece_on_random_text(text: str) -> None:
     for tokenizer, oracle in trained():
         # The library's normaliser loses a mark behind a letter that it replaces: "½ा".
         words = text if tokenizer.name(3) == "<0x00>" else "".join(c for c in text if category(c)[0] != "M")
-        assert tokenizer.encode(words) == oracle.encode(words)
+        found, expected = tokenizer.encode(words), oracle.encode(words)
+        if found != expected:  # "..." as "." ".." or as ".." ".": where two ways are as likely, either is right
+            assert oracle.decode(found) == oracle.decode(expected)
+            likelihoods = [sum(map(oracle.get_score, ids)) for ids in (found, expected)]
+            assert likelihoods[0] == pytest.approx(likelihoods[1], rel=1e-6)
 
 
 CACHE: list[tuple[Tokenizer, sentencepiece.SentencePieceProcessor]] = []
