@@ -206,6 +206,8 @@ def test_the_share_of_the_machine_is_work_by_time(tmp_path: Path, monkeypatch: p
     outcome = train(fresh(), CausalLM(), Counting(), settings, tmp_path / "a", progress, work=1000.0)
     assert outcome.of_peak == pytest.approx(outcome.tokens_per_second * 1000 / 2e9)
     assert str(shown[-1]["rate"]).endswith("of peak")
+    assert "loss" not in shown[0]  # it is written down one step later
+    assert shown[1]["loss"] == pytest.approx(math.log(40), rel=0.05)
     assert train(fresh(), CausalLM(), Counting(), settings, tmp_path / "b").of_peak is None
 
 

@@ -1,5 +1,6 @@
 """What a run tells of itself: before it begins, at each step, and when it goes wrong."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -126,8 +127,8 @@ def products(dtype: torch.dtype) -> float:
 def report(progress: Progress, state: Progression, loss: float, clock: Clock, config: TrainConfig) -> None:
     """Tell how far the run has come."""
     share = clock.of_peak()
-    facts: dict[str, float | str] = {
-        "loss": round(loss, 3),
+    known: dict[str, float | str] = {} if math.isnan(loss) else {"loss": round(loss, 3)}
+    facts = known | {
         "rate": f"{clock.tokens_per_second():,.0f} tokens/s" + (f", {share:.0%} of peak" if share else ""),
         "memory": f"{_memory() / 2**30:.1f} GiB",
     }
