@@ -46,7 +46,7 @@ class Notes:
         """Of the last step that is written down."""
 
     def take(self, measured: Tensor, rate: float) -> None:
-        """Keep what `_step` returned of the step just made."""
+        """Keep what was measured of the step just made; see `loop.train`."""
         self._waiting.append((self._state.step, self._state.tokens, rate, measured))
 
     def settle(self) -> None:
