@@ -8,11 +8,12 @@ from test_train import Counting, config, fresh, same
 
 from underlay.train import CausalLM, train
 from underlay.train.average import Average
+from underlay.train.spread import Spread
 
 
 def test_it_is_the_exponential_moving_average() -> None:
     model = fresh()
-    average = Average(model, 0.9)
+    average = Average(Spread(model), 0.9)
     expected = {name: p.detach().double() for name, p in model.named_parameters()}
     for step in range(1, 200):
         decay = min(0.9, (1 + step) / (10 + step))

@@ -12,8 +12,9 @@ from torch import nn
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder
 from underlay.train import CausalLM, Loss, train
-from underlay.train.checkpoint import load
+from underlay.train.checkpoint import Checkpoints
 from underlay.train.preflight import fitting, inspect
+from underlay.train.spread import Spread
 
 CPU = torch.device("cpu")
 
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 def test_it_tells_of_the_first_row_and_leaves_nothing_behind() -> None:
     model, untouched = fresh(), fresh()
     state = torch.random.get_rng_state()
-    found = inspect(model, CausalLM(), Counting(weigh=True).batch(0, 1))
+    found = inspect(Spread(model), CausalLM(), Counting(weigh=True).batch(0, 1))
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.loss == pytest.approx(math.log(40), rel=0.05)
     assert found.supervised == 0.5
@@ -45,13 +46,13 @@ def test_kept_bytes_are_counted_once_and_without_weights() -> None:
         return Loss((x.square() + x.square()).sum() + (x @ model.weight).sum(), torch.tensor(1.0))
 
     tokens = torch.ones(1, 1000, dtype=torch.int64)
-    found = inspect(Squares(), objective, Batch(tokens, tokens))
+    found = inspect(Spread(Squares()), objective, Batch(tokens, tokens))
     assert found.row_bytes == 4 * 1000
     assert found.needed(10) - found.needed(0) == int(1.3 * 10 * 4000)
 
 
 def test_rows_keep_as_many_bytes_each() -> None:
-    rows = [inspect(fresh(), CausalLM(), Counting().batch(0, count)).row_bytes for count in (1, 2, 4)]
+    rows = [inspect(Spread(fresh()), CausalLM(), Counting().batch(0, count)).row_bytes for count in (1, 2, 4)]
     assert rows[1] == pytest.approx(2 * rows[0], rel=0.2)
     assert rows[2] == pytest.approx(4 * rows[0], rel=0.2)
 
@@ -63,7 +64,7 @@ def test_a_part_that_cannot_learn_is_told(tmp_path: Path) -> None:
     model = Idle(fresh().config)
     model.load_state_dict(fresh().state_dict())
     model.idle = nn.Linear(3, 3)
-    assert inspect(model, CausalLM(), Counting().batch(0, 1)).unreached == ("idle.weight", "idle.bias")
+    assert inspect(Spread(model), CausalLM(), Counting().batch(0, 1)).unreached == ("idle.weight", "idle.bias")
     said: list[str] = []
     train(model, CausalLM(), Counting(), config(steps=1), tmp_path, log=said.append)
     assert any(line == "no gradient reaches idle.weight, idle.bias" for line in said)
@@ -90,7 +91,7 @@ def test_an_uneven_start_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "rows"), [(1.01, 8), (0.99, 4), (0.3, 2)])
 def test_rows_are_halved_until_they_fit(share: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = inspect(fresh(), CausalLM(), Counting().batch(0, 1))
+    found = inspect(Spread(fresh()), CausalLM(), Counting().batch(0, 1))
     fixed = found.needed(0)
     free = fixed + int(share * (found.needed(8) - fixed))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
@@ -130,4 +131,4 @@ def test_memory_that_runs_out_halves_the_rows_once(tmp_path: Path) -> None:
 def test_the_rows_at_once_are_kept_in_checkpoints(tmp_path: Path) -> None:
     settings = config(steps=3, checkpoint_seconds=1e-6)
     train(fresh(), CausalLM(), Counting(), settings, tmp_path)
-    assert load(tmp_path, {}).micro_rows == 8
+    assert Checkpoints(tmp_path, {}).load().micro_rows == 8

@@ -15,9 +15,12 @@ from torch import nn
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.train import CausalLM, Loss, TrainConfig, train, watch
-from underlay.train.checkpoint import Progression, Weights, load, save
-from underlay.train.optimizer import Optimizer, OptimizerConfig, orthogonalize
+from underlay.train.checkpoint import Checkpoints, Progression, Weights
+from underlay.train.config import OptimizerConfig
+from underlay.train.muon import orthogonalize
+from underlay.train.optimizer import Optimizer
 from underlay.train.schedule import ScheduleConfig
+from underlay.train.spread import Spread
 
 SHAPE = LlamaConfig(vocabulary=40, context=16, width=32, depth=2, heads=2, kv_heads=1, hidden=48)
 KEEP = torch.tensor(True)
@@ -262,15 +265,16 @@ def test_compiled_equals_eager_but_for_rounding(tmp_path: Path) -> None:
 
 def test_checkpoints_hold_everything_and_skip_damaged_ones(tmp_path: Path) -> None:
     model = fresh()
-    optimizer = Optimizer(model, OptimizerConfig())
+    optimizer = Optimizer(Spread(model), OptimizerConfig())
     CausalLM()(model, Counting().batch(0, 4)).sum.backward()
     optimizer.step(1.0, KEEP)
-    save(tmp_path, {"model": Weights(model), "optimizer": optimizer}, Progression(step=3))
+    Checkpoints(tmp_path, {"model": Weights(model), "optimizer": optimizer}).save(Progression(step=3))
     (tmp_path / "step-00000009").mkdir()
     (tmp_path / "step-00000009" / "state.safetensors").write_bytes(b"half")
     other = fresh(seed=9)
-    other_optimizer = Optimizer(other, OptimizerConfig())
-    assert load(tmp_path, {"model": Weights(other), "optimizer": other_optimizer}) == Progression(step=3)
+    other_optimizer = Optimizer(Spread(other), OptimizerConfig())
+    found = Checkpoints(tmp_path, {"model": Weights(other), "optimizer": other_optimizer}).load()
+    assert found == Progression(step=3)
     assert same(model, other)
     states = (optimizer.state(), other_optimizer.state())
     assert states[0].keys() == states[1].keys()

@@ -1,7 +1,9 @@
 """An average of the weights over the steps, which is often better than the last of them (arXiv:2407.20177)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from underlay.train.spread import Spread
 
 
 class Average:
@@ -10,11 +12,11 @@ class Average:
     Its decay rises with the steps, min(decay, (1 + n) / (10 + n)), so that the random beginning is soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, spread: Spread, decay: float) -> None:
         self.decay = decay
-        self._names = [name for name, p in model.named_parameters() if p.requires_grad]
-        self._weights = [p.detach() for p in model.parameters() if p.requires_grad]
-        self._means = [p.clone() for p in self._weights]
+        self._pieces = spread.pieces
+        self._weights = [piece.local.detach() for piece in spread.pieces]
+        self._means = [weight.clone() for weight in self._weights]
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
@@ -29,9 +31,4 @@ class Average:
 
     def state(self) -> dict[str, Tensor]:
         """The average, by the names of the weights."""
-        return dict(zip(self._names, self._means, strict=True))
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up a state that `state` gave."""
-        for name, mean in self.state().items():
-            mean.copy_(tensors[name])
+        return {piece.name: piece.named(mean) for piece, mean in zip(self._pieces, self._means, strict=True)}

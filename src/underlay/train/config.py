@@ -7,8 +7,24 @@ from pydantic import Field, model_validator
 
 from underlay.config import Config
 from underlay.plan.machine import bf16_unit, find_compiler
-from underlay.train.optimizer import OptimizerConfig
 from underlay.train.schedule import ScheduleConfig
+
+
+class OptimizerConfig(Config):
+    """How far each step goes."""
+
+    lr: float = Field(default=0.02, gt=0)
+    """Muon's rate: the spectral size of each step on a square matrix."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Of Muon (Nesterov)."""
+    adam_lr: float = Field(default=0.003, gt=0)
+    """AdamW's rate for embeddings, norms and heads."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay of first and second moments."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of matrices, times the rate of the step."""
+    muon: bool = True
+    """Use Muon for the blocks' matrices; otherwise AdamW, at `adam_lr`, for everything."""
 
 
 class TrainConfig(Config):
@@ -43,6 +59,11 @@ class TrainConfig(Config):
     """Of activations; bf16, and auto: bfloat16 where there is a unit for it, else float32. Weights stay in float32."""
     compile: bool | None = None
     """Use torch.compile; by default where a C++ compiler is found."""
+    recompute: bool = False
+    """Keep of each block only what goes in and run it again in the backward pass: much less memory, a third more
+    work."""
+    tensor_parallel: int = Field(default=1, gt=0)
+    """Processes that run each block together, of those that `torchrun` started; for models whose blocks are wide."""
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     """Time between checkpoints."""
 

@@ -45,8 +45,3 @@ class Guard:
     def state(self) -> dict[str, Tensor]:
         """Every tensor that later judgements depend on."""
         return {"seen": self.seen, "count": self.count}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up a state that `state` gave."""
-        self.seen.copy_(tensors["seen"])
-        self.count.copy_(tensors["count"])

@@ -8,8 +8,9 @@ A run is a function of its config, its data and its seed. Killed at any step and
 checkpoint and ends with the same weights, bit for bit.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from underlay.errors import UserError
 from underlay.models import Batch
 from underlay.progress import Progress, silent
-from underlay.train import checkpoint, watch
+from underlay.train import watch
 from underlay.train.average import Average
-from underlay.train.checkpoint import Progression
+from underlay.train.checkpoint import Checkpoints, Part, Progression, Weights
 from underlay.train.config import TrainConfig
 from underlay.train.guard import Guard
 from underlay.train.interrupt import Interruptible
@@ -31,6 +32,8 @@ from underlay.train.memory import keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer
 from underlay.train.preflight import fitting, inspect
+from underlay.train.spread import Spread, blocks
+from underlay.train.world import World, alone
 
 
 class Source(Protocol):
@@ -44,6 +47,8 @@ class Source(Protocol):
 class Outcome:
     """What a run came to."""
 
+    weights: Mapping[str, Tensor]
+    """What was learned, in the memory of the leading process; nothing in others."""
     progression: Progression
     journal: Journal
     """One row a step: step, tokens, loss (nats a target), rate, norm (of the gradient), kept (0: left out)."""
@@ -68,8 +73,9 @@ def train(
     log: Callable[[str], None] = lambda _: None,
     chance: float | None = None,
     work: float | None = None,
+    world: World | None = None,
 ) -> Outcome:
-    """Train `model` in place; checkpoints live in `scratch`.
+    """Train `model` in place, together with all processes of the `world`; checkpoints live in `scratch`.
 
     `chance`: the loss of a model that knows nothing, where `model` is one; it is told if the first loss is another.
     `work`: FLOPs of training on a token, for telling how much of the machine is used.
@@ -77,21 +83,23 @@ def train(
     Raises UserError where it cannot fit into memory, a batch has nothing to learn from or the run diverges,
     KeyboardInterrupt after a checkpoint when the run is asked to stop.
     """
-    run = _Run(model, objective, source, config, scratch)
+    world = world or alone()
+    run = _Run(model, objective, source, config, scratch, world)
     state, journal = run.state, run.journal
     notes = watch.Notes(journal, state, log)
-    log(config.mode())
+    log(config.mode() + (f", {world.size} processes" if world.size > 1 else ""))
     if state.step:
         log(f"resumed at step {state.step:,}")
     else:
-        found = inspect(model, objective, source.batch(0, 1).to(run.device))
-        state.micro_rows = fitting(found, config.micro_rows, run.device)
+        found = inspect(run.spread, objective, source.batch(0, 1).to(world.device))
+        state.micro_rows = int(-world.most(-fitting(found, config.micro_rows, world.device))[0])
         for line in watch.told(found, state.micro_rows, config, chance):
             log(line)
     if config.compiles():
         compile_blocks(model)
     earlier, earlier_cpu = state.seconds, state.cpu_seconds
-    clock = watch.Clock(earlier, state.tokens, work / watch.products(config.dtype()) if work else None)
+    at_peak = work / watch.products(config.dtype()) / world.size if work else None
+    clock = watch.Clock(earlier, state.tokens, at_peak)
     cpu_began = time.process_time()
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
@@ -103,14 +111,19 @@ def train(
             state.seconds = clock.seconds()
             state.cpu_seconds = earlier_cpu + time.process_time() - cpu_began
             clock.lap(state.tokens)
-            replanned = _plan_length(config, state, clock)
+            replanned = _plan_length(config, state, clock, world)
             watch.report(progress, state, notes.loss, clock, config)
-            if replanned or interrupt.requested or state.seconds - saved_at > config.checkpoint_seconds:
+            due = replanned or interrupt.requested or state.seconds - saved_at > config.checkpoint_seconds
+            stops, saves = world.most(interrupt.requested, due)
+            if saves:
                 notes.settle()
                 run.save()
                 saved_at = clock.seconds()
-            interrupt.raise_if_requested()
+            if stops:
+                run.checkpoints.settle()
+                raise KeyboardInterrupt
     notes.settle()
+    run.checkpoints.settle()
     journal.close()
     if 2 * state.skipped > state.step:
         raise UserError(watch.diverged(state))
@@ -119,7 +132,7 @@ def train(
     if run.average:
         run.average.apply()
     speed, of_peak = clock.tokens_per_second(), clock.of_peak()
-    return Outcome(state, journal, speed, of_peak, config.mode(), earlier, earlier_cpu)
+    return Outcome(run.spread.whole(), state, journal, speed, of_peak, config.mode(), earlier, earlier_cpu)
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -128,35 +141,34 @@ def compile_blocks(model: nn.Module) -> None:
     The process keeps freed memory from then on (see `keep_freed_memory`).
     """
     keep_freed_memory()
-    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
-        for block in blocks:
-            block.compile()
+    for block in blocks(model):
+        block.compile()
 
 
 class _Run:
     """All that a step changes, taken up from the newest checkpoint."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, source: Source, config: TrainConfig, scratch: Path
+        self, model: nn.Module, objective: Objective, source: Source, config: TrainConfig, scratch: Path, world: World
     ) -> None:
-        self.model, self.objective, self.source, self.config, self.scratch = model, objective, source, config, scratch
-        self.device = next(model.parameters()).device
-        self.optimizer, self.guard = Optimizer(model, config.optimizer), Guard(config.outliers, self.device)
-        self.average = Average(model, config.average) if config.average else None
-        self._parts: dict[str, checkpoint.Part]
-        self._parts = {"model": checkpoint.Weights(model), "optimizer": self.optimizer, "guard": self.guard}
+        self.model, self.objective, self.source, self.config, self.world = model, objective, source, config, world
+        self.spread = Spread(model, config, world)
+        self.optimizer, self.guard = Optimizer(self.spread, config.optimizer), Guard(config.outliers, world.device)
+        self.average = Average(self.spread, config.average) if config.average else None
+        parts: dict[str, Part] = {"model": Weights(model), "optimizer": self.optimizer, "guard": self.guard}
         if self.average:
-            self._parts["average"] = self.average
-        self.state = checkpoint.load(scratch, self._parts)
+            parts["average"] = self.average
+        self.checkpoints = Checkpoints(scratch, parts, world)
+        self.state = self.checkpoints.load()
         if self.state.steps is None:
             self.state.steps = config.steps
-        self.journal = Journal(scratch / "log.jsonl", self.state.step)
+        self.journal = Journal(scratch / ("log.jsonl" if world.leads else f"log-{world.rank}.jsonl"), self.state.step)
         self._halved = False
 
     def save(self) -> None:
         """Write a checkpoint, and before it the log that it counts on."""
         self.journal.sync()
-        checkpoint.save(self.scratch, self._parts, self.state)
+        self.checkpoints.save(self.state)
 
     def step(self, rate: float, log: Callable[[str], None]) -> Tensor:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
@@ -166,7 +178,7 @@ class _Run:
         try:
             return self._step(rate)
         except torch.OutOfMemoryError:
-            if self._halved or self.state.micro_rows % 2:
+            if self._halved or self.state.micro_rows % 2 or self.world.size > 1:  # others are waiting in a step
                 raise
             self._halved, self.state.micro_rows = True, self.state.micro_rows // 2
         log(f"out of memory: {self.state.micro_rows} rows at once from now on, as many in a step as before")
@@ -177,28 +189,32 @@ class _Run:
         """Nothing here waits for the device."""
         model, state, rows = self.model, self.state, self.config.batch_rows
         pieces = self.config.pieces(state.step, state.steps)
-        total = count = torch.zeros((), device=self.device)
+        share = rows // self.spread.replicas
+        first = state.samples + self.spread.replica * share
+        at_once = math.gcd(share, state.micro_rows)
+        total = count = torch.zeros((), device=self.world.device)
         tokens = 0
-        for first in range(state.samples, state.samples + rows, state.micro_rows):
-            batch = self.source.batch(first, state.micro_rows).cut(pieces).to(self.device)
+        for start in range(first, first + share, at_once):
+            batch = self.source.batch(start, at_once).cut(pieces).to(self.world.device)
             loss = self.objective(model, batch)
             loss.sum.backward()  # type: ignore[no-untyped-call]
             total, count = total + loss.sum.detach(), count + loss.count
             tokens += batch.tokens.numel()
-        torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], count)
-        mean, norm = total / count, nn.utils.clip_grad_norm_(model.parameters(), self.config.clip)
+        total, count = self.spread.sums(torch.stack([total, count]))
+        norm = self.spread.scale(count, self.config.clip)
+        mean = total / count
         keep = self.guard.judge(mean, norm)
         self.optimizer.step(rate, keep)
         model.zero_grad()
         state.step += 1
         state.samples += rows
-        state.tokens += tokens
+        state.tokens += tokens * self.spread.replicas
         if self.average:
             self.average.update(state.step)
         return torch.stack([mean, norm, keep, count])
 
 
-def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock) -> bool:
+def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock, world: World) -> bool:
     """Set the length of a run that is limited in time, once its speed is known and again before the rate decays."""
     if config.minutes is None:
         return False
@@ -210,6 +226,7 @@ def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock) ->
     steps = state.step + max(1, round(left / clock.seconds_per_step()))
     if known and state.steps and config.schedule.decay_start(steps) <= state.step - 1:
         steps = state.steps  # shortening would put the start of the decay into the past
+    steps = world.told(steps)
     changed = steps != state.steps
     state.steps = steps
     return changed

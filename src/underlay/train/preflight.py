@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from underlay.errors import UserError
 from underlay.models import Batch
 from underlay.train.objectives import Objective
+from underlay.train.spread import Spread, here
 
 _MARGIN = 1.3
 """What is held beyond the tensors that are counted: the allocator's slack, and tensors that live for a moment."""
@@ -25,6 +26,8 @@ class Preflight:
 
     parameters: int
     """Those that learn."""
+    held: int
+    """How many of them this process holds."""
     loss: float
     """Mean loss of the row, in nats a target."""
     supervised: float
@@ -36,16 +39,19 @@ class Preflight:
 
     def needed(self, rows: int) -> int:
         """Bytes beyond the weights for steps of `rows` at once: gradients, two moments, and what rows keep."""
-        return int(3 * 4 * self.parameters + _MARGIN * rows * self.row_bytes)
+        return int(3 * 4 * self.held + _MARGIN * rows * self.row_bytes)
 
 
-def inspect(model: nn.Module, objective: Objective, batch: Batch) -> Preflight:
-    """Run one row. Its gradients are forgotten again."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+def inspect(spread: Spread, objective: Objective, batch: Batch) -> Preflight:
+    """Run one row, the same in all processes. Its gradients are forgotten again."""
+    model = spread.model
+    weights = {piece.local.untyped_storage().data_ptr() for piece in spread.pieces}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+        if isinstance(tensor, nn.Parameter):  # one that was put together for a moment
+            return tensor
+        storage = here(tensor.detach()).untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -53,12 +59,14 @@ def inspect(model: nn.Module, objective: Objective, batch: Batch) -> Preflight:
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = objective(model, batch)
     loss.sum.backward()  # type: ignore[no-untyped-call]
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    unreached = tuple(name for name, p in learning.items() if p.grad is None or not p.grad.any())
+    gradients = [piece.gradient() for piece in spread.pieces]
+    reached = spread.world.most(*(gradient is not None and bool(gradient.any()) for gradient in gradients))
+    unreached = tuple(piece.name for piece, seen in zip(spread.pieces, reached, strict=True) if not seen)
     model.zero_grad()
     count = float(loss.count)
     return Preflight(
-        sum(p.numel() for p in learning.values()),
+        sum(piece.parameter.numel() for piece in spread.pieces),
+        sum(piece.local.numel() for piece in spread.pieces),
         float(loss.sum.detach()) / count if count else math.nan,
         count / batch.targets.numel(),
         unreached,
