@@ -1,4 +1,4 @@
-"""One process of a world that trains: told what to do in JSON, one run after the other; writes down what they came to."""
+"""One process of a world that trains: is told in JSON what to do, and writes down what it came to."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ import torch
 from test_train import Counting
 
 from underlay.models import Batch, LlamaConfig
-from underlay.models.qwen import QwenConfig
 from underlay.models.families import AnyConfig
+from underlay.models.qwen import QwenConfig
 from underlay.progress import silent
 from underlay.train import CausalLM, TrainConfig, train
 from underlay.train.world import World, joined

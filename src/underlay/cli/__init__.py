@@ -5,6 +5,7 @@ library is whole; Ctrl-C says how to go on. `--debug` shows the traceback instea
 """
 
 import errno
+import os
 from typing import Annotated, Any
 
 import typer
@@ -35,8 +36,9 @@ class _Verbs(TyperGroup):
             said = _explain(error)
             if said is None or ctx.params.get("debug"):
                 raise
-            console.print("error:", style="bold red", end=" ")
-            console.print(said, markup=False)
+            if os.environ.get("RANK", "0") == "0":  # of many processes one speaks
+                console.print("error:", style="bold red", end=" ")
+                console.print(said, markup=False)
             raise typer.Exit(2 if isinstance(error, UserError) else 1) from error
 
 

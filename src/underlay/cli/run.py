@@ -41,15 +41,18 @@ def run(
     """Run a recipe: gather, curate, train, evaluate, trace.
 
     Every stage is an artifact in the library. What is already there, made from the same inputs with the same settings,
-    is reused; what was interrupted goes on where it stopped.
+    is reused; what was interrupted goes on where it stopped. Started by torchrun, all processes train together.
     """
     from underlay.cli.display import Display
     from underlay.recipe import read_recipe, run_recipe
+    from underlay.train.world import joined
 
     steps = read_recipe(recipe, set_ or (), source or (), depth, params)
     shelf = open_library(library)
-    with Display(console(stderr=json_)) as display:
-        made = run_recipe(steps, shelf, display, until)
+    with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
+        made = run_recipe(steps, shelf, display, until, world)
+    if not world.leads:
+        return
     if json_:
         print_json({stage: artifact.reference for stage, artifact in made.items()})
         return

@@ -8,6 +8,6 @@ from underlay.library.artifact import Artifact
 from underlay.library.draft import Draft, Order
 from underlay.library.manifest import Cost, Kind, Manifest
 from underlay.library.reference import Reference
-from underlay.library.store import Library, default_root
+from underlay.library.store import Library, Made, default_root
 
-__all__ = ["Artifact", "Cost", "Draft", "Kind", "Library", "Manifest", "Order", "Reference", "default_root"]
+__all__ = ["Artifact", "Cost", "Draft", "Kind", "Library", "Made", "Manifest", "Order", "Reference", "default_root"]

@@ -25,10 +25,13 @@ class _AnyConfig(RootModel[AnyConfig]):
     """The config of whichever family a file names."""
 
 
-def save_model(model: Model, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` into an existing folder."""
+def save_model(model: Model, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write `config.json` and `model.safetensors` into an existing folder.
+
+    `weights`: what to write in the place of the model's own, where those are spread over processes.
+    """
     save_config(model.config, folder)
-    write_tensors(model.state_dict(), folder / WEIGHTS)
+    write_tensors(model.state_dict() if weights is None else weights, folder / WEIGHTS)
 
 
 def save_config(config: TextConfig, folder: Path) -> None:

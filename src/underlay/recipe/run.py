@@ -1,13 +1,16 @@
 """Run a recipe: stage after stage, each made once and reused ever after."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
 from underlay.recipe.recipe import Recipe
 from underlay.recipe.stages import AnyStage
+from underlay.recipe.together import make
 from underlay.recipe.verbs import VERBS, Job
+from underlay.train.world import World, alone
 
 
 class Listener(Protocol):
@@ -26,11 +29,16 @@ class Listener(Protocol):
         """The current stage is done."""
 
 
-def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str | None = None) -> dict[str, Artifact]:
+def run_recipe(
+    recipe: Recipe, library: Library, listener: Listener, until: str | None = None, world: World | None = None
+) -> dict[str, Artifact]:
     """Make every stage's artifact, or take it from the library; returns them by stage.
+
+    All processes of a `world` call it, each with the same recipe; those stages that train are made by all of them.
 
     Raises UserError where a stage asks for inputs that do not exist or do not fit, before anything is made.
     """
+    world = world or alone()
     _check(recipe, library, until)
     made: dict[str, Artifact] = {}
     for number, (stage, settings) in enumerate(recipe.stages.items(), 1):
@@ -43,8 +51,9 @@ def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str 
         config = settings.model_dump(mode="json", exclude={"verb", "name", *verb.takes}) | verb.outside(settings)
         seed = recipe.seed if verb.seeded else 0
         order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
-        work = _work(settings, inputs, recipe.seed, library, listener, verb.work)
-        result = library.make(order, work, lambda: listener.said("another process is busy with this stage; waiting"))
+        work = _work(settings, inputs, recipe.seed, library, listener, verb.work, world)
+        waiting = partial(listener.said, "another process is busy with this stage; waiting")
+        result = make(world, library, order, work, verb.trains, waiting)
         made[stage] = result.artifact
         listener.ended(result.artifact, result.reused)
         if stage == until:
@@ -59,8 +68,9 @@ def _work(
     library: Library,
     listener: Listener,
     work: Callable[[Job], None],
+    world: World,
 ) -> Callable[[Draft], None]:
-    return lambda draft: work(Job(settings, inputs, seed, draft, library, listener.moved, listener.said))
+    return lambda draft: work(Job(settings, inputs, seed, draft, library, listener.moved, listener.said, world))
 
 
 def _check(recipe: Recipe, library: Library, until: str | None) -> None:

@@ -30,6 +30,7 @@ from underlay.recipe.report import make_report
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
 from underlay.train import CausalLM, Outcome, Source, TrainConfig, train
+from underlay.train.world import World
 
 LOG = "log.jsonl"
 
@@ -46,6 +47,8 @@ class Job:
     library: Library
     progress: Progress
     log: Callable[[str], None]
+    world: World
+    """The processes that train together."""
 
     def folder(self, role: str) -> Path:
         """Where an input's files are."""
@@ -62,6 +65,8 @@ class Verb:
     work: Callable[[Job], None]
     seeded: bool = False
     """Whether chance plays a part."""
+    trains: bool = False
+    """Whether it trains, which many processes do together."""
     revision: int = 1
     """Raised when the code makes something else from the same settings."""
     outside: Callable[[Config], dict[str, str]] = lambda _: {}
@@ -133,8 +138,10 @@ def _pretrain(job: Job) -> None:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
-    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work)
-    save_model(model, job.draft.folder)
+    outcome = train(
+        model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work, job.world
+    )
+    save_model(model, job.draft.folder, outcome.weights)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, config, settings.train)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
@@ -165,8 +172,10 @@ def _adapt(job: Job) -> None:
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     work = training_flops(model.config, 1, settings.train.context)
-    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work)
-    save_model(model, job.draft.folder)
+    outcome = train(
+        model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work, world=job.world
+    )
+    save_model(model, job.draft.folder, outcome.weights)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, model.config, settings.train)
     job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
@@ -283,8 +292,8 @@ VERBS: Mapping[str, Verb] = {
     "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "tokenizer": "tokenizer"}, _pack),
-    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, seeded=True),
-    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt, seeded=True),
+    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, seeded=True, trains=True),
+    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt, seeded=True, trains=True),
     "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),
     "report": Verb(

@@ -45,9 +45,11 @@ class CausalLM:
         assert isinstance(model, Decoder | Encoder)
         hidden = self._hidden(model, batch).flatten(0, 1)
         targets = batch.targets.flatten()
-        weights = torch.ones(len(targets), device=hidden.device) if batch.weights is None else batch.weights.flatten()
-        counted = weights.nonzero()[:, 0]
-        if len(counted) < len(targets):
+        if batch.weights is None:
+            weights = torch.ones(len(targets), device=hidden.device)
+        else:
+            weights = batch.weights.flatten()
+            counted = weights.nonzero()[:, 0]
             hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
         return Loss(model.cross_entropy(hidden, targets, weights, self.compile), weights.sum())
 

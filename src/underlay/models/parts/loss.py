@@ -101,10 +101,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         assert ctx.gradients is not None, "a fused loss can be learned from once"
-        scale = float(gradients[0])
+        scale = gradients[0]
+        plain = scale.device.type == "cpu" and scale == 1  # elsewhere, to ask would be to wait
         kept, ctx.gradients = ctx.gradients, None
         hidden, weight, bias = (
-            None if x is None else (x if scale == 1 else x.mul_(scale)).to(dtype)
+            None if x is None else (x if plain else x.mul_(scale)).to(dtype)
             for x, dtype in zip(kept, ctx.dtypes, strict=True)
         )
         return hidden, weight, None, None, bias, None, None

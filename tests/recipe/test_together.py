@@ -1,0 +1,53 @@
+"""A recipe that `torchrun` starts: all processes train, one of them speaks and writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from underlay.library import Library
+
+ROOT = Path(__file__).parents[2]
+
+
+def started(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    alone = [sys.executable]
+    return subprocess.run(
+        [*(torchrun if processes > 1 else alone), "-m", "underlay", "run", *arguments],
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_all_processes_train_and_one_speaks(tmp_path: Path) -> None:
+    recipe = (str(ROOT / "recipes" / "small.yaml"), "--until", "pretrain", "--set", "pretrain.train.steps=6", "--json")
+    made = {}
+    for processes in (2, 1):
+        folder = tmp_path / str(processes)
+        ended = started(processes, *recipe, "--library", str(folder))
+        assert ended.returncode == 0, ended.stderr
+        reference = json.loads(ended.stdout)["pretrain"]  # one object: one process printed it
+        made[processes] = Library(folder).find(reference)
+        assert ended.stderr.count("[5/9] pretrain") == 1
+        assert ("2 processes" in ended.stderr) == (processes == 2)
+        assert not list((folder / ".staging").iterdir())
+    one, two = made[1].manifest, made[2].manifest
+    assert one.metrics["loss"] == pytest.approx(two.metrics["loss"], rel=1e-6)
+    assert one.key == two.key
+    assert [file.path for file in one.files] == [file.path for file in two.files]
+    again = started(2, *recipe, "--library", str(tmp_path / "2"))
+    assert json.loads(again.stdout)["pretrain"] == two.reference
+    assert "reused" in again.stderr
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    wrong = ("--set", "pretrain.train.tensor_parallel=3", "--set", "pretrain.train.steps=6")
+    ended = started(2, str(ROOT / "recipes" / "small.yaml"), *wrong, "--library", str(tmp_path))
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert said == ["error: train.tensor_parallel 3 does not divide the 2 processes of this run"]
