@@ -5,6 +5,6 @@ the nearest valid one; nothing a user writes is ever ignored. The attribute docs
 documentation, also in the JSON Schema that editors read.
 """
 
-from underlay.config.base import Config, override, parse, read_yaml
+from underlay.config.base import Config, override, parse, quantity, read_yaml
 
-__all__ = ["Config", "override", "parse", "read_yaml"]
+__all__ = ["Config", "override", "parse", "quantity", "read_yaml"]

@@ -100,6 +100,14 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
     return result
 
 
+def quantity(text: str, where: str) -> float:
+    """The number that `10M` or `1.5G` means. Raises UserError, which names `where`, for anything else."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMGT]?)", text)
+    if not found:
+        raise UserError(f"{where} {text}: a number is expected, such as 350M, 7G or 1500000")
+    return float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found[2]]
+
+
 def _copy(value: Any) -> Any:
     return {key: _copy(child) for key, child in value.items()} if isinstance(value, Mapping) else value
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from underlay.adapt.pairs import PairKind
-from underlay.config import Config
+from underlay.config import Config, quantity
 from underlay.data import CurateConfig, GatherConfig, MaskingConfig, PackConfig
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
@@ -100,10 +100,7 @@ class PretrainStage(Stage):
 
     def parameters(self) -> int | None:
         """`params` as a number."""
-        if self.params is None:
-            return None
-        factor = {"k": 1e3, "M": 1e6, "G": 1e9}.get(self.params[-1])
-        return round(float(self.params[:-1]) * factor) if factor else round(float(self.params))
+        return None if self.params is None else round(quantity(self.params, "params"))
 
 
 class AdaptStage(Stage):
