@@ -41,7 +41,8 @@ class Noted(Counting):
 
 def work(world: World, order: dict) -> None:
     torch.manual_seed(0)
-    model = SHAPES[order["shape"]].build()
+    with world.weights():
+        model = SHAPES[order["shape"]].build()
     source = Noted(order.get("killed_at"))
     settings = TrainConfig(
         **{"precision": "float32", "compile": False, "batch_rows": 8, "micro_rows": 4} | order["train"]

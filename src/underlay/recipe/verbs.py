@@ -130,11 +130,12 @@ def _pretrain(job: Job) -> None:
     tokenizer = _tokenizer_of(job.library, job.inputs["dataset"])
     torch.manual_seed(job.seed)
     config = _in_full(settings, dataset)
-    model = config.build()
+    with job.world.weights():
+        model = config.build()
     source: Source = rows
     if isinstance(model, Encoder):
         source = Masked(rows, tokenizer, settings.masking)
-    elif settings.embedding == "spectral":
+    elif settings.embedding == "spectral" and job.world.leads:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
@@ -163,7 +164,9 @@ def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> AnyConfig:
 def _adapt(job: Job) -> None:
     settings: stages.AdaptStage = job.settings
     base = job.inputs["model"]
-    model, tokenizer = load_decoder(base.folder), Tokenizer.load(base.folder)
+    with job.world.weights():
+        model = load_decoder(base.folder)
+    tokenizer = Tokenizer.load(base.folder)
     if settings.train.context > model.config.context:
         raise UserError(
             f"adapt.train.context {settings.train.context} is longer than the model's {model.config.context}"

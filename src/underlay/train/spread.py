@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
@@ -72,7 +73,8 @@ class Spread:
     def __init__(self, model: nn.Module, config: TrainConfig | None = None, world: World | None = None) -> None:
         """Move the model to where it trains, and leave of it there what this process is to hold.
 
-        By default it stays whole, in a world of one. Raises UserError where it cannot be cut so.
+        By default it stays whole, in a world of one. In others the weights are those of the leading process, whatever
+        the model holds elsewhere: it may be on torch's meta device there. Raises UserError where it cannot be cut so.
         """
         config, world = config or TrainConfig(steps=1), world or alone()
         self.model, self.world = model, world
@@ -86,19 +88,26 @@ class Spread:
         """The one that this process is in."""
         if config.batch_rows % self.replicas:
             raise UserError(f"train.batch_rows {config.batch_rows} cannot be shared out evenly among {self.replicas}")
-        model.to(world.device)
         if config.recompute:
             for block in blocks(model):
                 _recompute(block)
         self.mesh: DeviceMesh | None = None
         partial: set[str] = set()
-        if world.size > 1:
+        if world.size == 1:
+            model.to(world.device)
+        else:
+            first = dict(model.state_dict()) if world.leads else {}
+            model.to("meta")
             shape = (self.replicas, config.tensor_parallel)
             self.mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("data", "tensor"))
             if config.tensor_parallel > 1:
                 met = {id(p) for block in blocks(model) for p in _cut(block, self.mesh["tensor"])}
                 partial = {name for name, p in model.named_parameters() if id(p) in met}
             _shard(model, self.mesh["data"], config)
+            model.to_empty(device=world.device)
+            # Nowhere but in the first process's memory is the model ever whole.
+            options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+            set_model_state_dict(model, first, options=options)
         self.pieces = [
             Piece(name, p, nn.Parameter(here(p)) if isinstance(p, DTensor) else p)
             for name, p in model.named_parameters()

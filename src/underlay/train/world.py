@@ -6,7 +6,7 @@ nobody to talk to.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -39,6 +39,10 @@ class World:
     def leads(self) -> bool:
         """Whether this process speaks for all: it writes, reports and decides."""
         return self.rank == 0
+
+    def weights(self) -> AbstractContextManager[object]:
+        """Modules made within have memory for weights in the leading process alone, which gives them to the others."""
+        return nullcontext() if self.leads else torch.device("meta")
 
     def told(self, value: T) -> T:
         """What the leading process passes here, in all of them. Others wait for it."""
