@@ -84,6 +84,17 @@ def test_fill_shows_the_text_with_its_middle(world: tuple[Library, Artifact, lis
         assert ("--max-tokens allows more" in piped.stderr) == (wanted.finish == "length")
 
 
+def test_a_middle_ends_where_the_gap_says(
+    world: tuple[Library, Artifact, list[Batch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So many that one comes soon: a model of three steps hardly ever writes a mark.
+    monkeypatch.setattr(Gap, "stop_ids", frozenset(range(0, 512, 2)))
+    command = ("fill", "model:small-base", TEXT, "--temperature", "1", "--json")
+    found = json.loads(underlay(*command, library=world[0]).stdout)
+    assert found["finish"] == "stop"
+    assert found["tokens"]["completion"] < 30
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

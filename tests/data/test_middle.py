@@ -117,18 +117,18 @@ def test_as_many_as_asked_for_in_both_layouts(tokenizer: Tokenizer, monkeypatch:
         return arranged(self, *parts, spm=spm)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Gap, "arranged", spy)
-    for rate, spm in ((0.5, 0.5), (0.9, 0.2), (1.0, 1.0)):
+    for rate, spm in ((0.5, 0.5), (0.9, 0.2)):
         source = Middles(rows, tokenizer, MiddleConfig(rate=rate, spm=spm))
         layouts.clear()
-        rearranged = whole(source.batch(0, 700))
+        rearranged = whole(source.batch(0, 500))
         ends = frozenset((rows.bos, rows.eos))
-        found = [(row, *piece) for row in whole(rows.batch(0, 700)) for piece in pieces(row, ends)]
+        found = [(row, *piece) for row in whole(rows.batch(0, 500)) for piece in pieces(row, ends)]
         long = sum(end - start >= 8 for _, start, end in found)
         moved = layouts.total()
         assert moved == sum(row.count(tokenizer.special(Special.MIDDLE)) for row in rearranged)
         assert moved == pytest.approx(rate * long, abs=4 * math.sqrt(long * rate * (1 - rate)))
         assert layouts[True] == pytest.approx(spm * moved, abs=4 * math.sqrt(moved * spm * (1 - spm)))
-        assert long > 1000
+        assert long > 700
 
 
 def test_any_two_characters_are_cut_at_alike(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

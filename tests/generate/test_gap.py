@@ -59,7 +59,7 @@ def filled(tokenizer: Tokenizer, source: Runs | Middles, folder: Path) -> float:
             return read(first % KNOWN, count)
 
     rates = OptimizerConfig(lr=0.03, adam_lr=0.02)
-    config = {"steps": 300, "batch_rows": 32, "micro_rows": 32, "context": CONTEXT, "optimizer": rates}
+    config = {"steps": 250, "batch_rows": 24, "micro_rows": 24, "context": CONTEXT, "optimizer": rates}
     train(model, CausalLM(), Few(), TrainConfig(precision="float32", compile=False, **config), folder)
     gap, random = Gap(tokenizer), np.random.default_rng(1)
     requests, wanted = [], []

@@ -34,8 +34,8 @@ class Gap:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end what is filled in: those that end any answer, and the marks, which begin another gap."""
-        return self._tokenizer.stop_ids | self.marks
+        """Ids that end what is filled in: it is text, so any special token does, whatever its maker ends it with."""
+        return self._tokenizer.special_ids
 
     def prompt(self, prefix: str, suffix: str) -> list[int]:
         """Ids after which a decoder writes what stands between the two texts; they begin as any text does."""
