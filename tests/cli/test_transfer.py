@@ -155,7 +155,11 @@ def test_what_it_cannot_do_is_one_line(library: Path) -> None:
     wrong("was imported", "generate", "model:qwen", "text", "--trace", library=library)
     wrong("this needs a model that writes on", "generate", "model:bert", "text", library=library)
     wrong("this needs a model that writes on", "serve", "model:bert", library=library)
-    wrong("this needs an encoder", "fill", "model:qwen", "a [MASK]", library=library)
+    wrong("no tokens for prefix, suffix and middle", "fill", "model:qwen", "a [MASK]", library=library)
+    wrong(
+        "--seed is for decoders, and a bert is none", "fill", "model:bert", "a [MASK]", "--seed", "1", library=library
+    )
+    wrong("--top is for encoders, and a qwen2 is none", "fill", "model:qwen", "a", "--top", "1", library=library)
     wrong("write [MASK] where a word is to be filled in", "fill", "model:bert", "Paris", library=library)
     wrong("text 2 is empty", "embed", "model:qwen", "a", "", library=library)
 

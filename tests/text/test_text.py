@@ -27,11 +27,17 @@ def test_any_bytes_come_back(tokenizer: Tokenizer, data: bytes) -> None:
     assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
 
 
+@pytest.fixture(scope="module")
+def marked() -> Tokenizer:
+    return train_tokenizer(SAMPLE, 500, mask=True, fim=True)
+
+
 @given(st.lists(st.sampled_from([s.value for s in Special] + ["a", " ", "\n"])).map("".join))
-def test_text_never_becomes_structure(tokenizer: Tokenizer, text: str) -> None:
-    ids = tokenizer.encode(text)
-    assert not tokenizer.special_ids & set(ids)
-    assert tokenizer.decode(ids) == text
+def test_text_never_becomes_structure(tokenizer: Tokenizer, marked: Tokenizer, text: str) -> None:
+    for one in (tokenizer, marked):
+        ids = one.encode(text)
+        assert not one.special_ids & set(ids)
+        assert one.decode(ids) == text
 
 
 def test_batch_equals_single(tokenizer: Tokenizer) -> None:

@@ -68,7 +68,7 @@ def generate(
     text = read_argument(prompt)
     ids = engine.tokenizer.prompt(text)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    request = Request(ids, _room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()))
+    request = Request(ids, room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()))
     engine.check(request)
     if not json_ and not tracer:
         sys.stdout.write(text)
@@ -147,7 +147,7 @@ def _engine(folder: Path) -> "Engine":
     return Engine(load_decoder(folder), Tokenizer.load(folder), slots=1)
 
 
-def _room(engine: "Engine", ids: Sequence[int], wanted: int | None) -> int:
+def room(engine: "Engine", ids: Sequence[int], wanted: int | None) -> int:
     """The answer's length: what the user wants, else what the context has room for."""
     return wanted if wanted is not None else max(1, min(_DEFAULT_LENGTH, engine.context - len(ids)))
 

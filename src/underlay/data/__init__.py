@@ -10,6 +10,7 @@ from underlay.data.dataset import Dataset, Split
 from underlay.data.document import Document
 from underlay.data.gather import GatherConfig, fingerprint, gather
 from underlay.data.masking import Masked, MaskingConfig
+from underlay.data.middle import MiddleConfig, Middles
 from underlay.data.pack import PackConfig, pack
 from underlay.data.rows import Rows
 
@@ -21,6 +22,8 @@ __all__ = [
     "GatherConfig",
     "Masked",
     "MaskingConfig",
+    "MiddleConfig",
+    "Middles",
     "PackConfig",
     "Rows",
     "Split",

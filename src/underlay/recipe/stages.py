@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config, quantity
-from underlay.data import CurateConfig, GatherConfig, MaskingConfig, PackConfig
+from underlay.data import CurateConfig, GatherConfig, MaskingConfig, MiddleConfig, PackConfig
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
 from underlay.train import TrainConfig
@@ -45,6 +45,8 @@ class TokenizerStage(Stage):
     """Number of token ids."""
     mask: bool = False
     """Whether one of them is the mask, which encoders need to learn."""
+    fim: bool = False
+    """Whether three of them mark a gap in a text, which decoders need to learn to fill in the middle."""
 
 
 class PackStage(Stage, PackConfig):
@@ -72,6 +74,8 @@ class PretrainStage(Stage):
     """Whether documents that share a row are kept from seeing each other."""
     masking: MaskingConfig = MaskingConfig()
     """What is hidden from an encoder."""
+    fim: MiddleConfig | None = None
+    """Documents that are rearranged for a decoder to learn to fill in the middle; null: none."""
     embedding: Literal["spectral", "random"] = "spectral"
     """What a decoder's embeddings start from: counted pairs of neighbouring tokens, or chance."""
     train: TrainConfig
@@ -92,6 +96,8 @@ class PretrainStage(Stage):
         if isinstance(self.model, EncoderConfig):
             if self.isolate:
                 raise ValueError(f"isolate: not for encoders, and {self.model.family} is one")
+            if self.fim:
+                raise ValueError(f"fim: not for encoders, and {self.model.family} is one; masking is theirs")
             if not self.model.masked_head:
                 raise ValueError("model.masked_head: an encoder learns through it")
         if self.model.task is not None:

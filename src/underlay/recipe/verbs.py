@@ -13,7 +13,7 @@ import torch
 
 from underlay.adapt import Conversations, find_pairs, functions_in
 from underlay.config import Config
-from underlay.data import Corpus, Dataset, Masked, Rows, curate, fingerprint, gather, pack
+from underlay.data import Corpus, Dataset, Masked, Middles, Rows, curate, fingerprint, gather, pack
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
@@ -105,7 +105,7 @@ def _tokenizer(job: Job) -> None:
                 job.progress(seen, len(corpus))
             yield document.text
 
-    tokenizer = train_tokenizer(texts(), job.settings.vocabulary, job.settings.mask)
+    tokenizer = train_tokenizer(texts(), job.settings.vocabulary, job.settings.mask, job.settings.fim)
     tokenizer.save(job.draft.folder)
     job.draft.metrics["vocabulary"] = tokenizer.size
 
@@ -137,6 +137,8 @@ def _pretrain(job: Job) -> None:
         source = Masked(rows, tokenizer, settings.masking)
     elif settings.embedding == "spectral" and job.world.leads:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
+    if settings.fim:
+        source = Middles(rows, tokenizer, settings.fim)
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
     outcome = train(

@@ -84,7 +84,7 @@ class CompletionBody(Body):
     prompt: Text | list[Text] | list[int] | list[list[int]]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    suffix: Annotated[str | None, AfterValidator(_only(None))] = None
+    suffix: Text | None = None
     best_of: Annotated[int | None, AfterValidator(_only(1))] = None
 
 

@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from underlay.serve.bodies import Body, ChatBody, CompletionBody
 from underlay.serve.errors import ApiError, refuse
 from underlay.serve.wording import ChatWording, CompletionWording, Json, Wording
 from underlay.serve.worker import Job, Worker
-from underlay.text import Message, render
+from underlay.text import Gap, Message, Tokenizer, render
 
 DEFAULT_LENGTH = 16
 """Tokens of a completion that does not say how many, as in OpenAI's API."""
@@ -42,20 +42,41 @@ class Plan:
 
 
 def plan_completion(engine: Engine, body: CompletionBody) -> Plan:
-    """Read the prompts: text begins as the model is used to, token ids are taken as they are. Raises ApiError."""
+    """Read the prompts: text begins as the model is used to, token ids are taken as they are. Raises ApiError.
+
+    With a `suffix` the model fills in what stands between a prompt and it.
+    """
     tokenizer = engine.tokenizer
     if body.echo and body.logprobs is not None:
         raise ApiError(
             400, "'logprobs' covers new tokens alone, not those that 'echo' repeats", "invalid_value", "echo"
         )
-    with _blaming("prompt"):
-        prompts = [tokenizer.prompt(p) if isinstance(p, str) else p for p in _prompts(body.prompt)]
-    if not prompts:
+    given, stop_ids = _prompts(body.prompt), None
+    if not given:
         raise ApiError(400, "'prompt' holds no prompt", "invalid_value", "prompt")
+    if body.suffix is not None:
+        prompts, stop_ids = _gaps(tokenizer, given, body.suffix)
+    else:
+        with _blaming("prompt"):
+            prompts = [tokenizer.prompt(p) if isinstance(p, str) else p for p in given]
     length = DEFAULT_LENGTH if body.max_tokens is None else body.max_tokens
-    requests = _requests(engine, body, prompts, length, "max_tokens", body.logprobs)
-    echoes = [tokenizer.decode(request.prompt) if body.echo else "" for request in requests]
+    requests = _requests(engine, body, prompts, length, "max_tokens", body.logprobs, stop_ids=stop_ids)
+    # What stands in a request with a suffix is not the prompt alone.
+    echoed = map(tokenizer.decode, prompts) if body.suffix is None else map(str, given)
+    echoes = [text if body.echo else "" for text in echoed for _ in range(body.n or 1)]
     return Plan(requests, sum(map(len, prompts)), CompletionWording(tokenizer, echoes))
+
+
+def _gaps(
+    tokenizer: Tokenizer, prompts: Sequence[str | list[int]], suffix: str
+) -> tuple[list[list[int]], frozenset[int]]:
+    """Ids of each prompt, the gap and the suffix, and those that end what is filled in. Raises ApiError."""
+    with _blaming("suffix"):
+        gap = Gap(tokenizer)
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise ApiError(400, "'suffix' needs a 'prompt' that is text, not token ids", "invalid_value", "suffix")
+    with _blaming("prompt"):
+        return [gap.prompt(str(prompt), suffix) for prompt in prompts], gap.stop_ids
 
 
 def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str] | list[list[int]]:
@@ -101,6 +122,7 @@ def _requests(
     length_param: str,
     logprobs: int | None,
     prompt_param: str = "prompt",
+    stop_ids: frozenset[int] | None = None,
 ) -> list[Request]:
     """`n` requests a prompt, each with a seed of its own, checked. Raises ApiError naming the client's parameter."""
     seed = secrets.randbits(63) if body.seed is None else body.seed
@@ -116,7 +138,7 @@ def _requests(
                     min_p=defaults.min_p if body.min_p is None else body.min_p,
                     seed=seed + len(requests),
                 )
-                requests.append(Request(prompt, length, sampling, body.stops, logprobs=logprobs))
+                requests.append(Request(prompt, length, sampling, body.stops, stop_ids, logprobs))
                 engine.check(requests[-1])
     except ParameterError as error:
         raise refuse(error, {"prompt": prompt_param, "max_tokens": length_param}.get(error.parameter)) from error

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 
 from underlay.errors import UserError
 from underlay.text.files import Config
-from underlay.text.special import ROLE_KEYS, TRAINED, Special
+from underlay.text.special import GAP, GAP_NAMES, ROLE_KEYS, TRAINED, Special
 from underlay.text.template import ChatTemplate
 
 # The look of a mark: a template may also write newlines or words that happen to be added tokens.
@@ -19,7 +19,7 @@ Roles = dict[Special, int]
 
 
 def find_roles(backend: Backend, config: Config, vocabulary: Mapping[str, int]) -> Roles:
-    """Ids by role: by the settings first, then by our own names. What has a role becomes an added token.
+    """Ids by role: by the settings first, then by known names. What has a role becomes an added token.
 
     A role whose token is not in the vocabulary is left out: its model has no embedding for it.
     """
@@ -29,10 +29,17 @@ def find_roles(backend: Backend, config: Config, vocabulary: Mapping[str, int]) 
     for role in TRAINED:
         if role.value in added:
             roles.setdefault(role, added[role.value])
+    gap = gap_names(vocabulary)
+    roles |= {role: vocabulary[name] for role, name in zip(GAP, gap, strict=False)}
     # As transformers does, where the file forgot to say so.
-    names = set(named.values()) & set(vocabulary) - set(added)
+    names = {*named.values(), *gap} & set(vocabulary) - set(added)
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in sorted(names)])
     return roles
+
+
+def gap_names(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
+    """What the vocabulary calls the marks of a gap, in the order of `GAP`; empty where it has not all three."""
+    return next((names for names in GAP_NAMES if all(name in vocabulary for name in names)), ())
 
 
 def unknown_id(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> int | None:
@@ -45,7 +52,7 @@ def unknown_id(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> int |
 def find_control(
     backend: Backend, config: Config, vocabulary: Mapping[str, int], template: ChatTemplate | None
 ) -> dict[str, int]:
-    """Text and id of the special tokens: flagged so, named by the settings, or marks that the template writes.
+    """Text and id of the special tokens: flagged so, named by the settings, marks of a gap, or of the template.
 
     Marks that the template looks for in the messages, such as `</think>`, are text.
     """
@@ -54,7 +61,7 @@ def find_control(
         written, sought = ("", "") if template is None else template.literals()
     except UserError:  # told when a conversation is to be written; everything else works without a template
         written, sought = "", ""
-    names = {name for name, special in tokens.items() if special}
+    names = {name for name, special in tokens.items() if special} | {*gap_names(vocabulary)}
     names |= {name for name in tokens if _MARK.fullmatch(name) and name in written and name not in sought}
     names |= {str(config[key]) for key in ROLE_KEYS if key in config}
     for key in ("stop_tokens", "additional_special_tokens", "extra_special_tokens"):

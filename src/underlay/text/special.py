@@ -29,6 +29,12 @@ class Special(StrEnum):
     """Starts a text for an encoder; its state stands for the whole."""
     SEP = "<|sep|>"
     """Ends each text for an encoder."""
+    PREFIX = "<|fim_prefix|>"
+    """Comes before what stands ahead of a gap that a decoder is to fill in (arXiv:2207.14255)."""
+    SUFFIX = "<|fim_suffix|>"
+    """Comes before what stands behind the gap."""
+    MIDDLE = "<|fim_middle|>"
+    """Comes before what stands in the gap; what goes there follows."""
 
 
 TRAINED = (
@@ -41,6 +47,18 @@ TRAINED = (
     Special.END,
 )
 """The marks of our own tokenizers; their first ids, in this order."""
+
+GAP = (Special.PREFIX, Special.SUFFIX, Special.MIDDLE)
+"""The marks of a gap, all three or none."""
+
+GAP_NAMES = (
+    tuple(GAP),  # ours, as Qwen2.5-Coder and CodeGemma have them
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Granite
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # Code Llama
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
+)
+"""What the makers of tokenizers call them: no setting of any file says which tokens they are."""
 
 ROLE_KEYS = {
     "bos_token": Special.BOS,

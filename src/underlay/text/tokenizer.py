@@ -34,7 +34,7 @@ from underlay.text.files import (
     stop_ids,
 )
 from underlay.text.roles import find_control, find_roles, frame_ends, unknown_id
-from underlay.text.special import OWN_TEMPLATE, ROLE_KEYS, TRAINED, Special
+from underlay.text.special import GAP, OWN_TEMPLATE, ROLE_KEYS, TRAINED, Special
 from underlay.text.template import ChatTemplate
 
 # One letter, for frames are read off a text that is certain to have a token of its own.
@@ -76,6 +76,7 @@ class Tokenizer:
         if backend.post_processor is None:
             frame_ends(backend, self._roles, self._config)
         self._skipped = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        self._skipped |= {self._roles[mark] for mark in GAP if self.has(mark)}  # not every maker flags them
         # The vocabulary's JSON is large, so it is parsed once here and again only for rarer ways to encode.
         source = backend.to_str()
         parsed = json.loads(source)

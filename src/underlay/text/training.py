@@ -10,7 +10,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from underlay.errors import UserError
-from underlay.text.special import TRAINED, Special
+from underlay.text.special import GAP, TRAINED, Special
 from underlay.text.tokenizer import Tokenizer
 
 # Words with their leading space; single digits, so that numbers are built the same way everywhere; runs of
@@ -18,13 +18,14 @@ from underlay.text.tokenizer import Tokenizer
 PIECES = r" ?[\p{L}\p{M}_]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}_]+|\r?\n[ \t]*|\s+(?!\S)|\s"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int, mask: bool = False) -> Tokenizer:
-    """Learn a byte-level BPE of `vocabulary` ids, special tokens included; with `mask` one of them hides others.
+def train_tokenizer(texts: Iterable[str], vocabulary: int, mask: bool = False, fim: bool = False) -> Tokenizer:
+    """Learn a byte-level BPE of `vocabulary` ids, special tokens included.
 
+    With `mask` one of them hides others, with `fim` three mark a gap that is to be filled in.
     Raises UserError where the vocabulary cannot even hold the 256 bytes and the special tokens. A corpus without
     enough different pairs gives fewer ids.
     """
-    special = [*TRAINED, Special.MASK] if mask else list(TRAINED)
+    special = [*TRAINED, *([Special.MASK] if mask else []), *(GAP if fim else [])]
     least = 256 + len(special)
     if vocabulary < least:
         raise UserError(

@@ -1,4 +1,4 @@
-"""`underlay fill` and `underlay embed`: what stands at a mask, and texts as vectors."""
+"""`underlay embed`: texts as vectors."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,7 +12,6 @@ from underlay.cli.common import (
     ModelArgument,
     console,
     open_library,
-    print_json,
     read_argument,
 )
 from underlay.errors import UserError
@@ -29,44 +28,8 @@ _LONGEST = 70
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command()(fill)
+    """Add the verb."""
     app.command()(embed)
-
-
-def fill(
-    model: ModelArgument,
-    text: Annotated[
-        str,
-        typer.Argument(metavar="TEXT", help="A text with [MASK] or <mask>, whatever the model's own is; - reads it."),
-    ],
-    top: Annotated[int, typer.Option(min=1, help="Tokens shown for each mask.")] = 5,
-    library: LibraryOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Fill in the masked words of a text with an encoder, such as BERT.
-
-    Write [MASK] or <mask>: either does for any model. Each is guessed for itself.
-    """
-    from underlay.generate.fill import fill as fill_in
-    from underlay.models.storage import load_encoder
-    from underlay.text import Tokenizer
-
-    artifact = open_library(library).find(model, "model")
-    tokenizer = Tokenizer.load(artifact.folder)
-    (filled,) = fill_in(load_encoder(artifact.folder), tokenizer, [read_argument(text)], top)
-    if json_:
-        masks = [[{"id": g.id, "text": g.text, "probability": g.probability} for g in mask] for mask in filled.masks]
-        print_json({"model": artifact.reference, "text": filled.text, "masks": masks})
-        return
-    out = console()
-    out.print(filled.text, markup=False)
-    for number, mask in enumerate(filled.masks, 1):
-        out.print()
-        if len(filled.masks) > 1:
-            out.print(f"mask {number}", style="dim")
-        for guess in mask:
-            out.print(f"  {guess.probability:7.2%}  {guess.text.strip() or repr(guess.text)}", markup=False)
 
 
 def embed(
