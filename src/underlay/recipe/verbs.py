@@ -5,7 +5,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,12 @@ from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_decoder, save_model
 from underlay.plan.flops import training_flops
 from underlay.progress import Progress
-from underlay.recipe import stages
+from underlay.recipe import extend, stages
 from underlay.recipe.report import make_report
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
-from underlay.train import CausalLM, Outcome, Source, TrainConfig, train
-
-LOG = "log.jsonl"
+from underlay.train import CausalLM, Outcome, Source, TrainConfig, stable, train
+from underlay.train.journal import LOG
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,24 @@ class Verb:
     takes: Mapping[str, Kind]
     """The kinds of its inputs, by the key that names them."""
     work: Callable[[Job], None]
+    may_take: Mapping[str, Kind] = field(default_factory=dict)
+    """The same of those that may be left out."""
     seeded: bool = False
     """Whether chance plays a part."""
     revision: int = 1
     """Raised when the code makes something else from the same settings."""
     outside: Callable[[Config], dict[str, str]] = lambda _: {}
     """What it reads that is not in the library, as hashes that belong to its order."""
+
+    def config(self, settings: Config) -> dict[str, Any]:
+        """What belongs to a stage's order beside its inputs, as JSON."""
+        roles = {"verb", "name", *self.takes, *self.may_take}
+        return settings.model_dump(mode="json", exclude=roles) | self.outside(settings)
+
+    def inputs(self, settings: Config) -> dict[str, tuple[str, Kind]]:
+        """What a stage of this verb takes: names or references and kinds, by role."""
+        named = {role: (getattr(settings, role), kind) for role, kind in {**self.takes, **self.may_take}.items()}
+        return {role: (name, kind) for role, (name, kind) in named.items() if name is not None}
 
 
 def _gather(job: Job) -> None:
@@ -133,6 +144,7 @@ def _pretrain(job: Job) -> None:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
+    _take_up(job)
     outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
@@ -165,6 +177,7 @@ def _adapt(job: Job) -> None:
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     work = training_flops(model.config, 1, settings.train.context)
+    _take_up(job)
     outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
@@ -189,13 +202,25 @@ def _held_out(library: Library, base: Artifact) -> set[str]:
     return set(Dataset(library.ancestor(base, "dataset").folder, "heldout").ids)
 
 
+def _take_up(job: Job) -> None:
+    """Go on from the run that is to be extended, if there is one."""
+    parent = job.inputs.get(extend.ROLE)
+    if parent is not None:
+        config = VERBS[job.settings.verb].config(job.settings)
+        kept = extend.check(job.settings, config, job.seed, job.inputs, job.library)
+        stable.take_up(parent.folder, kept, job.draft.scratch)
+        job.log(f"goes on from {parent.reference}, where it stood after {kept.step:,} steps")
+
+
 def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings: TrainConfig) -> None:
     state, draft = outcome.progression, job.draft
     shutil.copyfile(outcome.journal.path, draft.folder / LOG)
     last = outcome.journal.tail(20)
-    draft.tokens = state.tokens
-    draft.flops = training_flops(config, state.tokens, settings.context)
-    draft.earlier_seconds, draft.earlier_cpu_seconds = outcome.earlier_seconds, outcome.earlier_cpu_seconds
+    kept, inherited = stable.publish(draft.scratch, draft.folder), extend.inherited(job.inputs, state)
+    draft.tokens = state.tokens - inherited.tokens
+    draft.flops = training_flops(config, draft.tokens, settings.context)
+    draft.earlier_seconds = outcome.earlier_seconds - inherited.seconds
+    draft.earlier_cpu_seconds = outcome.earlier_cpu_seconds - inherited.cpu_seconds
     draft.metrics |= {
         "parameters": count(config),
         "steps": state.step,
@@ -204,6 +229,10 @@ def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings:
         "tokens_per_second": outcome.tokens_per_second,
         "of_peak": outcome.of_peak,
         "mode": outcome.mode,
+        "stable": asdict(kept) if kept else None,
+        "inherited": asdict(inherited) | {"flops": training_flops(config, inherited.tokens, settings.context)}
+        if inherited.step
+        else None,
     }
     draft.licences = next(iter(job.inputs.values())).manifest.licences
 
@@ -283,8 +312,8 @@ VERBS: Mapping[str, Verb] = {
     "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "tokenizer": "tokenizer"}, _pack),
-    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, seeded=True),
-    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt, seeded=True),
+    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, {"extend": "model"}, seeded=True),
+    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt, {"extend": "model"}, seeded=True),
     "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),
     "report": Verb(

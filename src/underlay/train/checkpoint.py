@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from underlay.models.storage import write_tensors
 
-_TENSORS, _STATE = "state.safetensors", "state.json"
+TENSORS, STATE = "state.safetensors", "state.json"
 
 
 @dataclass
@@ -32,6 +32,10 @@ class Progression:
     """Rows at once; fewer than asked for where memory is short."""
     skipped: int = 0
     """Steps left out (see `Guard`)."""
+    cuts: list[list[int]] = field(default_factory=list)
+    """How rows were cut: pairs of a first step and a number of pieces."""
+    taken_over: int = 0
+    """Steps that another run had made (see `stable`)."""
     seconds: float = 0.0
     """Wall time spent, over all attempts."""
     cpu_seconds: float = 0.0
@@ -65,30 +69,44 @@ class Weights:
 
 
 def save(folder: Path, parts: Mapping[str, Part], progression: Progression) -> None:
-    """Write `folder/step-N`, then forget the checkpoints before it."""
+    """Write `folder/step-N`, then forget the checkpoints before it; they stay where OSError is raised."""
+    tensors = {f"{part}.{name}": tensor for part, one in parts.items() for name, tensor in one.state().items()}
+    put(folder, progression, lambda path: write_tensors(tensors, path))
+
+
+def put(folder: Path, progression: Progression, write: Callable[[Path], object]) -> None:
+    """`save`, where `write` puts the tensors into a file."""
     target = folder / f"step-{progression.step:08d}"
-    temporary = folder / f".writing-{os.getpid()}"
+    temporary = folder / ".writing"  # a run has its folder to itself; what a killed one left is in the way
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {f"{part}.{name}": tensor for part, one in parts.items() for name, tensor in one.state().items()}
-    write_tensors(tensors, temporary / _TENSORS)
-    (temporary / _STATE).write_text(json.dumps(asdict(progression)), "utf-8")
-    for path in (temporary / _TENSORS, temporary / _STATE, temporary):
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    try:
+        write(temporary / TENSORS)
+        (temporary / STATE).write_text(json.dumps(asdict(progression)), "utf-8")
+        for path in (temporary / TENSORS, temporary / STATE, temporary):
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would only be in the way
+        raise
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     for old in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`, if there is one."""
+    return max(folder.glob("step-*"), default=None)
+
+
 def load(folder: Path, parts: Mapping[str, Part]) -> Progression:
     """Take up the newest whole checkpoint in `folder`; a fresh `Progression` where there is none."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            tensors = load_file(path / _TENSORS)
-            state = Progression(**json.loads((path / _STATE).read_text("utf-8")))
+            tensors = load_file(path / TENSORS)
+            state = Progression(**json.loads((path / STATE).read_text("utf-8")))
             for part, one in parts.items():
                 one.load(_under(f"{part}.", tensors))
         except (OSError, ValueError, SafetensorError, TypeError, KeyError, RuntimeError):

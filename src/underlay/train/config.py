@@ -45,6 +45,9 @@ class TrainConfig(Config):
     """Use torch.compile; by default where a C++ compiler is found."""
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     """Time between checkpoints."""
+    keep_stable: bool = True
+    """Keep with the model what its rate fell from, so that a run of another length can go on from there (`extend`); of
+    `wsd`. Takes up to three times the room of the weights."""
 
     @model_validator(mode="after")
     def _length(self) -> Self:

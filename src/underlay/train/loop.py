@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from underlay.errors import UserError
 from underlay.models import Batch
 from underlay.progress import Progress, silent
-from underlay.train import checkpoint, watch
+from underlay.train import checkpoint, stable, watch
 from underlay.train.average import Average
 from underlay.train.checkpoint import Progression
 from underlay.train.config import TrainConfig
 from underlay.train.guard import Guard
 from underlay.train.interrupt import Interruptible
-from underlay.train.journal import Journal
+from underlay.train.journal import LOG, Journal
 from underlay.train.memory import keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer
@@ -81,20 +81,23 @@ def train(
     state, journal = run.state, run.journal
     notes = watch.Notes(journal, state, log)
     log(config.mode())
-    if state.step:
+    at_peak = work / watch.products(config.dtype()) if work else None
+    if state.micro_rows:
         log(f"resumed at step {state.step:,}")
     else:
-        found = inspect(model, objective, source.batch(0, 1).to(run.device))
+        found = inspect(model, objective, source.batch(state.samples, 1).to(run.device))
         state.micro_rows = fitting(found, config.micro_rows, run.device)
-        for line in watch.told(found, state.micro_rows, config, chance):
+        for line in watch.told(found, state, config, None if state.step else chance, at_peak):
             log(line)
     if config.compiles():
         compile_blocks(model)
     earlier, earlier_cpu = state.seconds, state.cpu_seconds
-    clock = watch.Clock(earlier, state.tokens, work / watch.products(config.dtype()) if work else None)
+    clock = watch.Clock(earlier, state.tokens, at_peak)
     cpu_began = time.process_time()
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
+        if run.leaves_stable():  # taken over from another run, whose rate began to fall at the same step
+            run.save()
         while state.steps is None or state.step < state.steps:
             rate = config.schedule.rate(state.step, state.steps)
             measured = run.step(rate, log)
@@ -105,7 +108,8 @@ def train(
             clock.lap(state.tokens)
             replanned = _plan_length(config, state, clock)
             watch.report(progress, state, notes.loss, clock, config)
-            if replanned or interrupt.requested or state.seconds - saved_at > config.checkpoint_seconds:
+            due = state.seconds - saved_at > config.checkpoint_seconds
+            if due or replanned or interrupt.requested or run.leaves_stable():
                 notes.settle()
                 run.save()
                 saved_at = clock.seconds()
@@ -150,13 +154,22 @@ class _Run:
         self.state = checkpoint.load(scratch, self._parts)
         if self.state.steps is None:
             self.state.steps = config.steps
-        self.journal = Journal(scratch / "log.jsonl", self.state.step)
+        self.journal = Journal(scratch / LOG, self.state.step)
         self._halved = False
 
     def save(self) -> None:
         """Write a checkpoint, and before it the log that it counts on."""
         self.journal.sync()
+        if self.leaves_stable():
+            stable.keep(self.scratch, self._parts, self.state)
         checkpoint.save(self.scratch, self._parts, self.state)
+
+    def leaves_stable(self) -> bool:
+        """Whether this is the moment before the rate begins to fall, and it is to be kept."""
+        state = self.state
+        if not self.config.keep_stable or state.steps is None:
+            return False
+        return 0 < state.step == self.config.schedule.stable(state.steps)
 
     def step(self, rate: float, log: Callable[[str], None]) -> Tensor:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
@@ -177,6 +190,8 @@ class _Run:
         """Nothing here waits for the device."""
         model, state, rows = self.model, self.state, self.config.batch_rows
         pieces = self.config.pieces(state.step, state.steps)
+        if not state.cuts or state.cuts[-1][1] != pieces:
+            state.cuts.append([state.step, pieces])
         total = count = torch.zeros((), device=self.device)
         tokens = 0
         for first in range(state.samples, state.samples + rows, state.micro_rows):
@@ -210,6 +225,8 @@ def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock) ->
     steps = state.step + max(1, round(left / clock.seconds_per_step()))
     if known and state.steps and config.schedule.decay_start(steps) <= state.step - 1:
         steps = state.steps  # shortening would put the start of the decay into the past
+    if state.taken_over:  # and so it would where all steps so far were stable
+        steps = max(steps, config.schedule.shortest(state.step) or 0)
     changed = steps != state.steps
     state.steps = steps
     return changed

@@ -1,0 +1,68 @@
+"""Where a run can be made longer or shorter: the moment before its rate begins to fall.
+
+Up to there nothing depends on the run's end (`schedule`), so a run of another length can go on from it, and ends as if
+it had been made at once. What the next step depends on is kept with the model, in `resume/`.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from underlay.train import checkpoint
+from underlay.train.checkpoint import STATE, TENSORS, Part, Progression
+from underlay.train.journal import LOG
+
+RESUME = "resume"
+"""The folder of a trained model in which it is kept."""
+_SCRATCH = "stable"
+_OF_THIS_RUN = {"steps", "micro_rows", "taken_over", "seconds", "cpu_seconds"}
+"""What a run of another length does not share: equal training leaves equal files."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is told of the moment that a model keeps."""
+
+    step: int
+    """Steps done."""
+    tokens: int
+    seconds: float
+    """Wall time up to there."""
+    cpu_seconds: float
+    """Processor time up to there."""
+
+
+def keep(scratch: Path, parts: Mapping[str, Part], state: Progression) -> None:
+    """Keep this moment in the run's scratch folder, instead of any that was kept before."""
+    shutil.rmtree(scratch / _SCRATCH, ignore_errors=True)  # of a later step: an attempt that knew another length
+    checkpoint.save(scratch / _SCRATCH, parts, state)
+
+
+def publish(scratch: Path, model: Path) -> Kept | None:
+    """Copy what was kept into `model/resume`; None where nothing was."""
+    kept = checkpoint.newest(scratch / _SCRATCH)
+    if kept is None:
+        return None
+    state = json.loads((kept / STATE).read_text("utf-8"))
+    (model / RESUME).mkdir()
+    shutil.copyfile(kept / TENSORS, model / RESUME / TENSORS)
+    shared = {name: value for name, value in state.items() if name not in _OF_THIS_RUN}
+    (model / RESUME / STATE).write_text(json.dumps(shared), "utf-8")
+    return Kept(**{name: state[name] for name in ("step", "tokens", "seconds", "cpu_seconds")})
+
+
+def kept_in(model: Path) -> Progression:
+    """Where the run stood whose moment a model keeps."""
+    return Progression(**json.loads((model / RESUME / STATE).read_text("utf-8")))
+
+
+def take_up(model: Path, kept: Kept, scratch: Path) -> None:
+    """Let a run in `scratch` that has not begun go on from what `model` keeps, log and time spent included."""
+    if checkpoint.newest(scratch):
+        return
+    shutil.copyfile(model / LOG, scratch / LOG)
+    state = kept_in(model)
+    state.taken_over, state.seconds, state.cpu_seconds = state.step, kept.seconds, kept.cpu_seconds
+    checkpoint.put(scratch, state, lambda path: shutil.copyfile(model / RESUME / TENSORS, path))
