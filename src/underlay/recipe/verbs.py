@@ -29,7 +29,7 @@ from underlay.recipe import extend, stages
 from underlay.recipe.report import make_report
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
-from underlay.train import CausalLM, Outcome, Source, TrainConfig, stable, train
+from underlay.train import CausalLM, Outcome, Source, stable, train
 from underlay.train.journal import LOG
 
 
@@ -138,17 +138,18 @@ def _pretrain(job: Job) -> None:
     config = _in_full(settings, dataset)
     model = config.build()
     source: Source = rows
+    predicted = 1.0
     if isinstance(model, Encoder):
-        source = Masked(rows, tokenizer, settings.masking)
+        source, predicted = Masked(rows, tokenizer, settings.masking), settings.masking.share
     elif settings.embedding == "spectral":
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
-    chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
+    chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context, predicted)
     _take_up(job)
     outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
-    _describe_training(job, outcome, config, settings.train)
+    _describe_training(job, outcome, config, work)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
 
 
@@ -181,7 +182,7 @@ def _adapt(job: Job) -> None:
     outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
-    _describe_training(job, outcome, model.config, settings.train)
+    _describe_training(job, outcome, model.config, work)
     job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
 
 
@@ -212,13 +213,14 @@ def _take_up(job: Job) -> None:
         job.log(f"goes on from {parent.reference}, where it stood after {kept.step:,} steps")
 
 
-def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings: TrainConfig) -> None:
+def _describe_training(job: Job, outcome: Outcome, config: TextConfig, work: float) -> None:
+    """`work`: FLOPs of training on a token."""
     state, draft = outcome.progression, job.draft
     shutil.copyfile(outcome.journal.path, draft.folder / LOG)
     last = outcome.journal.tail(20)
     kept, inherited = stable.publish(draft.scratch, draft.folder), extend.inherited(job.inputs, state)
     draft.tokens = state.tokens - inherited.tokens
-    draft.flops = training_flops(config, draft.tokens, settings.context)
+    draft.flops = work * draft.tokens
     draft.earlier_seconds = outcome.earlier_seconds - inherited.seconds
     draft.earlier_cpu_seconds = outcome.earlier_cpu_seconds - inherited.cpu_seconds
     draft.metrics |= {
@@ -230,9 +232,7 @@ def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings:
         "of_peak": outcome.of_peak,
         "mode": outcome.mode,
         "stable": asdict(kept) if kept else None,
-        "inherited": asdict(inherited) | {"flops": training_flops(config, inherited.tokens, settings.context)}
-        if inherited.step
-        else None,
+        "inherited": asdict(inherited) | {"flops": work * inherited.tokens} if inherited.step else None,
     }
     draft.licences = next(iter(job.inputs.values())).manifest.licences
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from underlay.errors import UserError
+from underlay.errors import MachineError, UserError
 from underlay.models import Batch
 from underlay.progress import Progress, silent
 from underlay.train import checkpoint, stable, watch
@@ -75,7 +75,7 @@ def train(
     `work`: FLOPs of training on a token, for telling how much of the machine is used.
 
     Raises UserError where it cannot fit into memory, a batch has nothing to learn from or the run diverges,
-    KeyboardInterrupt after a checkpoint when the run is asked to stop.
+    MachineError where memory runs out on the way, KeyboardInterrupt after a checkpoint when the run is asked to stop.
     """
     run = _Run(model, objective, source, config, scratch)
     state, journal = run.state, run.journal
@@ -175,16 +175,20 @@ class _Run:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
 
         Returns (4,) float32: mean loss (nats a target), gradient norm, whether the step was taken, weight of targets.
+        Raises MachineError where it runs out again.
         """
         try:
             return self._step(rate)
-        except torch.OutOfMemoryError:
-            if self._halved or self.state.micro_rows % 2:
-                raise
-            self._halved, self.state.micro_rows = True, self.state.micro_rows // 2
-        log(f"out of memory: {self.state.micro_rows} rows at once from now on, as many in a step as before")
+        except torch.OutOfMemoryError as error:
+            rows = self.state.micro_rows
+            if self._halved or rows % 2:
+                raise MachineError(
+                    f"out of memory with {rows} rows at once; take a smaller model, or lower micro_rows or context"
+                ) from error
+        self._halved, self.state.micro_rows = True, rows // 2
+        log(f"out of memory: {rows // 2} rows at once from now on, as many in a step as before")
         self.model.zero_grad()
-        return self._step(rate)
+        return self.step(rate, log)
 
     def _step(self, rate: float) -> Tensor:
         """Nothing here waits for the device."""
