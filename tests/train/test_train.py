@@ -272,6 +272,8 @@ def test_checkpoints_hold_everything_and_skip_damaged_ones(tmp_path: Path) -> No
     other_optimizer = Optimizer(other, OptimizerConfig())
     assert load(tmp_path, {"model": Weights(other), "optimizer": other_optimizer}) == Progression(step=3)
     assert same(model, other)
+    save(tmp_path, {"model": Weights(other)}, Progression(step=4))  # what was passed over must not outlive it
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
     states = (optimizer.state(), other_optimizer.state())
     assert states[0].keys() == states[1].keys()
     assert len(states[0]) > 5

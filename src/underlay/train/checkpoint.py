@@ -69,14 +69,14 @@ class Weights:
 
 
 def save(folder: Path, parts: Mapping[str, Part], progression: Progression) -> None:
-    """Write `folder/step-N`, then forget the checkpoints before it; they stay where OSError is raised."""
+    """Write `folder/step-N`, then forget the others; they stay where OSError is raised."""
     tensors = {f"{part}.{name}": tensor for part, one in parts.items() for name, tensor in one.state().items()}
     put(folder, progression, lambda path: write_tensors(tensors, path))
 
 
 def put(folder: Path, progression: Progression, write: Callable[[Path], object]) -> None:
     """`save`, where `write` puts the tensors into a file."""
-    target = folder / f"step-{progression.step:08d}"
+    target = folder / name(progression.step)
     temporary = folder / ".writing"  # a run has its folder to itself; what a killed one left is in the way
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -90,10 +90,16 @@ def put(folder: Path, progression: Progression, write: Callable[[Path], object])
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would only be in the way
         raise
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)  # there only if it was passed over as damaged
     temporary.rename(target)
-    for old in sorted(folder.glob("step-*"))[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+    for other in folder.glob("step-*"):
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def name(step: int) -> str:
+    """The folder of the checkpoint after so many steps."""
+    return f"step-{step:08d}"
 
 
 def newest(folder: Path) -> Path | None:

@@ -96,8 +96,7 @@ def train(
     cpu_began = time.process_time()
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
-        if run.leaves_stable():  # taken over from another run, whose rate began to fall at the same step
-            run.save()
+        run.keep_stable()  # where another run was taken over that fell from the same step
         while state.steps is None or state.step < state.steps:
             rate = config.schedule.rate(state.step, state.steps)
             measured = run.step(rate, log)
@@ -160,9 +159,13 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint, and before it the log that it counts on."""
         self.journal.sync()
+        self.keep_stable()
+        checkpoint.save(self.scratch, self._parts, self.state)
+
+    def keep_stable(self) -> None:
+        """Keep this moment beside the checkpoints, if it is the one before the rate begins to fall."""
         if self.leaves_stable():
             stable.keep(self.scratch, self._parts, self.state)
-        checkpoint.save(self.scratch, self._parts, self.state)
 
     def leaves_stable(self) -> bool:
         """Whether this is the moment before the rate begins to fall, and it is to be kept."""

@@ -35,9 +35,10 @@ class Kept:
 
 
 def keep(scratch: Path, parts: Mapping[str, Part], state: Progression) -> None:
-    """Keep this moment in the run's scratch folder, instead of any that was kept before."""
-    shutil.rmtree(scratch / _SCRATCH, ignore_errors=True)  # of a later step: an attempt that knew another length
-    checkpoint.save(scratch / _SCRATCH, parts, state)
+    """Keep this moment in the run's scratch folder, instead of another that a killed attempt had planned."""
+    kept = checkpoint.newest(scratch / _SCRATCH)
+    if kept is None or kept.name != checkpoint.name(state.step):
+        checkpoint.save(scratch / _SCRATCH, parts, state)
 
 
 def publish(scratch: Path, model: Path) -> Kept | None:
