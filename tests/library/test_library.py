@@ -84,6 +84,16 @@ def test_a_failing_work_leaves_nothing(library: Library) -> None:
     assert sorted(p.name for p in artifact.folder.iterdir()) == ["a.txt", "deep", "manifest.json"]
 
 
+def test_a_failed_order_can_be_made_while_its_error_is_held(library: Library) -> None:
+    def fail(_: Draft) -> None:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError) as held:  # as notebooks do
+        library.make(Order("corpus", "x", "write", {"n": 1}), fail)
+    assert held.value.__traceback__ is not None
+    assert not library.make(Order("corpus", "x", "write", {"n": 1}), writing("hello")).reused
+
+
 def test_scratch_survives_a_failure(library: Library) -> None:
     order = Order("corpus", "x", "write", {})
 

@@ -9,9 +9,9 @@ import torch
 from test_train import Counting, config, fresh, same
 from torch import nn
 
-from underlay.errors import UserError
+from underlay.errors import MachineError, UserError
 from underlay.models import Batch, Decoder
-from underlay.train import CausalLM, Loss, train
+from underlay.train import CausalLM, Loss, train, watch
 from underlay.train.checkpoint import Checkpoints
 from underlay.train.preflight import fitting, inspect
 from underlay.train.spread import Spread
@@ -132,3 +132,32 @@ def test_the_rows_at_once_are_kept_in_checkpoints(tmp_path: Path) -> None:
     settings = config(steps=3, checkpoint_seconds=1e-6)
     train(fresh(), CausalLM(), Counting(), settings, tmp_path)
     assert Checkpoints(tmp_path, {}).load().micro_rows == 8
+
+
+def test_memory_that_runs_out_again_is_one_clear_line(tmp_path: Path) -> None:
+    class Never(CausalLM):
+        calls = 0
+
+        def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+            Never.calls += 1
+            if Never.calls > 3:
+                raise torch.OutOfMemoryError("no more")
+            return super().__call__(model, batch)
+
+    said: list[str] = []
+    with pytest.raises(MachineError, match="out of memory with 4 rows at once; take a smaller model, or lower micro_"):
+        train(fresh(), Never(), Counting(), config(), tmp_path, log=said.append)
+    assert sum(line.startswith("out of memory: 4 rows at once") for line in said) == 1
+
+
+def test_the_time_is_told_from_the_arithmetic_and_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "products", lambda dtype: 2e9)
+    tokens = 2 * 8 * 16  # of which a step has half as many
+    for seconds, told in ((0.02, "1 s"), (40, "40 s"), (360, "6 min"), (5340, "89 min"), (12600, "3.5 h")):
+        said: list[str] = []
+        folder = tmp_path / told.replace(" ", "")
+        settings = config(steps=2, context=16)
+        train(fresh(), CausalLM(), Counting(), settings, folder, log=said.append, work=seconds * 1e9 / tokens)
+        assert f"about {told} at half of this machine's matrix products" in said
+        train(fresh(), CausalLM(), Counting(), settings, folder / "b", log=(quiet := []).append)
+        assert not any("matrix products" in line for line in quiet)

@@ -276,6 +276,10 @@ def test_checkpoints_hold_everything_and_skip_damaged_ones(tmp_path: Path) -> No
     found = Checkpoints(tmp_path, {"model": Weights(other), "optimizer": other_optimizer}).load()
     assert found == Progression(step=3)
     assert same(model, other)
+    Checkpoints(tmp_path, {"model": Weights(other)}).save(
+        Progression(step=4)
+    )  # what was passed over must not outlive it
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
     states = (optimizer.state(), other_optimizer.state())
     assert states[0].keys() == states[1].keys()
     assert len(states[0]) > 5

@@ -147,11 +147,11 @@ class Library:
         self._create()
         lock = FileLock(self.root / ".locks" / f"{order.key}.lock")
         try:
-            lock.acquire(blocking=False)
+            held = lock.acquire(blocking=False)
         except Timeout:
             waiting()
-            lock.acquire()
-        with lock:
+            held = lock.acquire()
+        with held:
             for artifact in self.artifacts(order.kind, order.name):
                 if artifact.manifest.key == order.key and _files_present(artifact):
                     self._point(artifact)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata)
     except SafetensorError as error:  # the library hides the system's own error in its text
-        full = "os error 28" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
 def load_config(folder: Path) -> TextConfig:

@@ -7,6 +7,7 @@ attention adds the two products of queries with keys and of weights with values 
 import torch
 
 from underlay.models.config import TextConfig
+from underlay.models.encoder import EncoderConfig
 from underlay.models.families import blank
 from underlay.models.parts import Experts
 
@@ -26,7 +27,14 @@ def matmul_parameters(config: TextConfig) -> int:
     return total + config.vocabulary * config.width
 
 
-def training_flops(config: TextConfig, tokens: int, context: int) -> float:
-    """FLOPs to train on `tokens` tokens in rows of `context`: 6 N D, and attention where causality halves it."""
+def training_flops(config: TextConfig, tokens: int, context: int, predicted: float = 1.0) -> float:
+    """FLOPs to train on `tokens` tokens in rows of `context`: 6 N D, and attention, which causality halves.
+
+    `predicted`: share of tokens whose target counts; the head is computed for no others.
+    """
     attention = 6 * config.depth * config.heads * config.head_dim * context
-    return float(tokens) * (6 * matmul_parameters(config) + attention)
+    matrices = matmul_parameters(config) - (1 - predicted) * config.vocabulary * config.width
+    if isinstance(config, EncoderConfig):
+        attention *= 2
+        matrices += predicted * config.width**2  # the layer before the head
+    return float(tokens) * (6 * matrices + attention)

@@ -32,7 +32,9 @@ def make_report(
     completions = _complete(settings, inputs, library, seed, progress)
     (draft.folder / COMPLETIONS).write_text(json.dumps(completions, indent=1) + "\n", "utf-8")
     made = _lineage(inputs, library)
-    seconds = {artifact.manifest.verb: artifact.manifest.cost.wall_seconds for artifact in made}
+    seconds: dict[str, float] = {}
+    for manifest in (artifact.manifest for artifact in made):
+        seconds[manifest.verb] = seconds.get(manifest.verb, 0.0) + manifest.cost.wall_seconds
     measured = inputs["evaluation"].manifest.metrics
     draft.metrics |= {
         key: measured[key]
@@ -105,6 +107,7 @@ def _collect(
     config = json.loads((inputs["base"].folder / "config.json").read_text("utf-8"))
     measured = json.loads((inputs["evaluation"].folder / "evaluation.json").read_text("utf-8"))
     gathered = inputs["raw"].manifest
+    inherited = base.metrics.get("inherited") or {"tokens": 0, "flops": 0.0}
     name = model.name
     return ReportData(
         title=name,
@@ -129,8 +132,8 @@ def _collect(
         adapt=_log(inputs["model"].folder),
         cost={
             "seconds": sum(artifact.manifest.cost.wall_seconds for artifact in made),
-            "tokens": base.cost.tokens or 0,
-            "flops": base.cost.flops or 0.0,
+            "tokens": (base.cost.tokens or 0) + inherited["tokens"],
+            "flops": (base.cost.flops or 0.0) + inherited["flops"],
             "tokens_per_second": base.metrics["tokens_per_second"],
             "energy_wh": sum(artifact.manifest.cost.energy_wh or 0.0 for artifact in made),
             "energy_basis": base.cost.energy_basis,

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
+from underlay.recipe import extend
 from underlay.recipe.recipe import Recipe
 from underlay.recipe.stages import AnyStage
 from underlay.recipe.together import make
@@ -45,13 +46,13 @@ def run_recipe(
         listener.started(stage, number, len(recipe.stages))
         verb = VERBS[settings.verb]
         inputs = {
-            role: made.get(getattr(settings, role)) or library.find(getattr(settings, role), kind)
-            for role, kind in verb.takes.items()
+            role: made.get(name) or library.find(name, kind) for role, (name, kind) in verb.inputs(settings).items()
         }
-        config = settings.model_dump(mode="json", exclude={"verb", "name", *verb.takes}) | verb.outside(settings)
+        config = verb.config(settings)
         seed = recipe.seed if verb.seeded else 0
         order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
-        work = _work(settings, inputs, recipe.seed, library, listener, verb.work, world)
+        order = extend.asked_again(order, library)
+        work = _work(settings, dict(order.parents), recipe.seed, library, listener, verb.work, world)
         waiting = partial(listener.said, "another process is busy with this stage; waiting")
         result = make(world, library, order, work, verb.trains, waiting)
         made[stage] = result.artifact
@@ -80,8 +81,7 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
     outputs: dict[tuple[str, str], str] = {}
     for stage, settings in recipe.stages.items():
         verb = VERBS[settings.verb]
-        for role, kind in verb.takes.items():
-            name = getattr(settings, role)
+        for role, (name, kind) in verb.inputs(settings).items():
             found = kinds.get(name)
             if found is None and name in recipe.stages:
                 raise UserError(f"stage {stage}: its {role} is {name}, which comes later; move {name} up")

@@ -65,6 +65,8 @@ class PretrainStage(Stage):
     verb: Literal["pretrain"] = "pretrain"
     dataset: str
     """What to learn from."""
+    extend: str | None = None
+    """A model to go on from, trained with the same settings but for its length: from where its rate began to fall."""
     model: AnyConfig = LlamaConfig()
     """The model's family and shape; `{depth: 6}` alone gives sane sizes. Decoders learn what comes next, encoders what
     is masked."""
@@ -117,6 +119,8 @@ class AdaptStage(Stage):
     """The model to adapt."""
     corpus: str
     """Where pairs of instruction and answer are taken from; held-out documents are left out."""
+    extend: str | None = None
+    """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
     pairs: PairKind | Literal["auto"] = "auto"
     """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
     train: TrainConfig

@@ -16,8 +16,9 @@ from underlay.data import Corpus, Dataset, Rows
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
 from underlay.recipe import stages
-from underlay.recipe.verbs import LOG, conversations
+from underlay.recipe.verbs import conversations
 from underlay.text import Tokenizer
+from underlay.train.journal import LOG
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,13 @@ from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_decoder, save_model
 from underlay.plan.flops import training_flops
 from underlay.progress import Progress
-from underlay.recipe import stages
+from underlay.recipe import extend, stages
 from underlay.recipe.report import make_report
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
-from underlay.train import CausalLM, Outcome, Source, TrainConfig, train
+from underlay.train import CausalLM, Outcome, Source, stable, train
+from underlay.train.journal import LOG
 from underlay.train.world import World
-
-LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class Verb:
     takes: Mapping[str, Kind]
     """The kinds of its inputs, by the key that names them."""
     work: Callable[[Job], None]
+    may_take: Mapping[str, Kind] = field(default_factory=dict)
+    """The same of those that may be left out."""
     seeded: bool = False
     """Whether chance plays a part."""
     trains: bool = False
@@ -71,6 +72,16 @@ class Verb:
     """Raised when the code makes something else from the same settings."""
     outside: Callable[[Config], dict[str, str]] = lambda _: {}
     """What it reads that is not in the library, as hashes that belong to its order."""
+
+    def config(self, settings: Config) -> dict[str, Any]:
+        """What belongs to a stage's order beside its inputs, as JSON."""
+        roles = {"verb", "name", *self.takes, *self.may_take}
+        return settings.model_dump(mode="json", exclude=roles) | self.outside(settings)
+
+    def inputs(self, settings: Config) -> dict[str, tuple[str, Kind]]:
+        """What a stage of this verb takes: names or references and kinds, by role."""
+        named = {role: (getattr(settings, role), kind) for role, kind in {**self.takes, **self.may_take}.items()}
+        return {role: (name, kind) for role, (name, kind) in named.items() if name is not None}
 
 
 def _gather(job: Job) -> None:
@@ -133,20 +144,24 @@ def _pretrain(job: Job) -> None:
     with job.world.weights():
         model = config.build()
     source: Source = rows
+    predicted = 1.0
     if isinstance(model, Encoder):
-        source = Masked(rows, tokenizer, settings.masking)
+        source, predicted = Masked(rows, tokenizer, settings.masking), settings.masking.share
     elif settings.embedding == "spectral" and job.world.leads:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     if settings.fim:
         source = Middles(rows, tokenizer, settings.fim)
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
-    chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
+    chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context, predicted)
+    _take_up(job)
     outcome = train(
         model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work, job.world
     )
+    if not job.world.leads:
+        return
     save_model(model, job.draft.folder, outcome.weights)
     tokenizer.save(job.draft.folder)
-    _describe_training(job, outcome, config, settings.train)
+    _describe_training(job, outcome, config, work)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
 
 
@@ -177,12 +192,15 @@ def _adapt(job: Job) -> None:
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     work = training_flops(model.config, 1, settings.train.context)
+    _take_up(job)
     outcome = train(
         model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work, world=job.world
     )
+    if not job.world.leads:
+        return
     save_model(model, job.draft.folder, outcome.weights)
     tokenizer.save(job.draft.folder)
-    _describe_training(job, outcome, model.config, settings.train)
+    _describe_training(job, outcome, model.config, work)
     job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
 
 
@@ -203,13 +221,27 @@ def _held_out(library: Library, base: Artifact) -> set[str]:
     return set(Dataset(library.ancestor(base, "dataset").folder, "heldout").ids)
 
 
-def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings: TrainConfig) -> None:
+def _take_up(job: Job) -> None:
+    """Go on from the run that is to be extended, if there is one."""
+    parent = job.inputs.get(extend.ROLE)
+    if parent is not None:
+        config = VERBS[job.settings.verb].config(job.settings)
+        kept = extend.check(job.settings, config, job.seed, job.inputs, job.library)
+        if job.world.leads:
+            stable.take_up(parent.folder, kept, job.draft.scratch)
+        job.log(f"goes on from {parent.reference}, where it stood after {kept.step:,} steps")
+
+
+def _describe_training(job: Job, outcome: Outcome, config: TextConfig, work: float) -> None:
+    """`work`: FLOPs of training on a token."""
     state, draft = outcome.progression, job.draft
     shutil.copyfile(outcome.journal.path, draft.folder / LOG)
     last = outcome.journal.tail(20)
-    draft.tokens = state.tokens
-    draft.flops = training_flops(config, state.tokens, settings.context)
-    draft.earlier_seconds, draft.earlier_cpu_seconds = outcome.earlier_seconds, outcome.earlier_cpu_seconds
+    kept, inherited = stable.publish(draft.scratch, draft.folder), extend.inherited(job.inputs, state)
+    draft.tokens = state.tokens - inherited.tokens
+    draft.flops = work * draft.tokens
+    draft.earlier_seconds = outcome.earlier_seconds - inherited.seconds
+    draft.earlier_cpu_seconds = outcome.earlier_cpu_seconds - inherited.cpu_seconds
     draft.metrics |= {
         "parameters": count(config),
         "steps": state.step,
@@ -218,6 +250,8 @@ def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings:
         "tokens_per_second": outcome.tokens_per_second,
         "of_peak": outcome.of_peak,
         "mode": outcome.mode,
+        "stable": asdict(kept) if kept else None,
+        "inherited": asdict(inherited) | {"flops": work * inherited.tokens} if inherited.step else None,
     }
     draft.licences = next(iter(job.inputs.values())).manifest.licences
 
@@ -297,8 +331,10 @@ VERBS: Mapping[str, Verb] = {
     "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "tokenizer": "tokenizer"}, _pack),
-    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, seeded=True, trains=True),
-    "adapt": Verb("model", {"model": "model", "corpus": "corpus"}, _adapt, seeded=True, trains=True),
+    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, {"extend": "model"}, seeded=True, trains=True),
+    "adapt": Verb(
+        "model", {"model": "model", "corpus": "corpus"}, _adapt, {"extend": "model"}, seeded=True, trains=True
+    ),
     "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),
     "report": Verb(

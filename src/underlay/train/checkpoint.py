@@ -9,10 +9,10 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from underlay.models.storage import write_tensors
 from underlay.train.world import World, alone
 
-_TENSORS, _STATE = "state.safetensors", "state.json"
+TENSORS, STATE = "state.safetensors", "state.json"
+_UNFINISHED = ".writing"
 
 
 @dataclass
@@ -45,6 +46,10 @@ class Progression:
     """Rows at once; fewer than asked for where memory is short."""
     skipped: int = 0
     """Steps left out (see `Guard`)."""
+    cuts: list[list[int]] = field(default_factory=list)
+    """How rows were cut: pairs of a first step and a number of pieces."""
+    taken_over: int = 0
+    """Steps that another run had made (see `stable`)."""
     seconds: float = 0.0
     """Wall time spent, over all attempts."""
     cpu_seconds: float = 0.0
@@ -79,46 +84,41 @@ class Checkpoints:
         self._group = dist.new_group(backend="gloo") if self.world.size > 1 else None
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._running: Future[None] | None = None
-        self._published = self._written = folder
+        self._written = Progression()
 
     def save(self, progression: Progression) -> None:
-        """Write `step-N`, then forget the checkpoints before it; see `settle`."""
+        """Write `step-N`, then forget the others; they stay where OSError is raised. See `settle`."""
         self.settle()
-        self._published = self.folder / f"step-{progression.step:08d}"
-        self._written = self.folder / f".writing-{self._published.name}"
-        if self.world.leads:
-            shutil.rmtree(self._written, ignore_errors=True)
-            self._written.mkdir(parents=True)
-            (self._written / _STATE).write_text(json.dumps(asdict(progression)), "utf-8")
-        self.world.told(None)
         tensors = self._tensors()
         if self.world.size == 1 and self.world.device.type == "cpu":
-            write_tensors(tensors, self._written / _TENSORS)
-            self._publish()
+            put(self.folder, progression, lambda folder: write_tensors(tensors, folder / TENSORS))
             return
+        self._written = replace(progression, cuts=[*progression.cuts])
+        if self.world.leads:
+            _begin(self.folder)
+        self.world.told(None)
         copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-        self._running = self._writer.submit(self._write, copies, str(self._written))
+        self._running = self._writer.submit(self._write, copies)
 
-    def _write(self, tensors: dict[str, Tensor], path: str) -> None:
-        writer = HuggingFaceStorageWriter(path, save_distributed=True)
+    def _write(self, tensors: dict[str, Tensor]) -> None:
+        writer = HuggingFaceStorageWriter(str(self.folder / _UNFINISHED), save_distributed=True)
         with _quiet():
             save(tensors, storage_writer=writer, process_group=self._group, no_dist=self.world.size == 1)
 
-    def settle(self, wait: bool = True) -> None:
-        """Publish a checkpoint that was being written in the background; without `wait`, only where it is done.
-
-        Raises OSError where it could not be written.
-        """
-        if self._running is None or not (wait or self._running.done()):
+    def settle(self) -> None:
+        """Wait for a checkpoint that is being written in the background. Raises OSError where it could not be."""
+        if self._running is None:
             return
         try:
             self._running.result()
-        except CheckpointException as error:
-            cause = next((cause for cause, _ in error.failures.values() if isinstance(cause, OSError)), error)
-            raise cause from error
+            if self.world.leads:
+                _finish(self.folder, self._written)
+        except (CheckpointException, OSError) as error:
+            shutil.rmtree(self.folder / _UNFINISHED, ignore_errors=True)
+            failures = error.failures if isinstance(error, CheckpointException) else {}
+            raise next((cause for cause, _ in failures.values() if isinstance(cause, OSError)), error) from error
         finally:
             self._running = None
-        self._publish()
 
     def load(self) -> Progression:
         """Take up the newest whole checkpoint; a fresh `Progression` where there is none."""
@@ -126,7 +126,7 @@ class Checkpoints:
         for path in found:
             tensors = self._tensors()
             try:
-                state = Progression(**json.loads((path / _STATE).read_text("utf-8")))
+                state = Progression(**json.loads((path / STATE).read_text("utf-8")))
                 reader = HuggingFaceStorageReader(str(path))
                 with _quiet():
                     load(tensors, storage_reader=reader, process_group=self._group, no_dist=self.world.size == 1)
@@ -138,17 +138,49 @@ class Checkpoints:
     def _tensors(self) -> dict[str, Tensor]:
         return {f"{part}.{name}": tensor for part, one in self._parts.items() for name, tensor in one.state().items()}
 
-    def _publish(self) -> None:
-        if not self.world.leads:
-            return
-        for path in [*self._written.iterdir(), self._written]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
-        shutil.rmtree(self._published, ignore_errors=True)
-        self._written.rename(self._published)
-        for old in sorted(self.folder.glob("step-*"))[:-1]:
-            shutil.rmtree(old, ignore_errors=True)
+
+def put(folder: Path, progression: Progression, write: Callable[[Path], object]) -> None:
+    """Make a checkpoint in `folder` of files that `write` puts into the folder it is given, and forget the others.
+
+    They stay where OSError is raised.
+    """
+    _begin(folder)
+    try:
+        write(folder / _UNFINISHED)
+        _finish(folder, progression)
+    except OSError:
+        shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)  # on a full disk it would only be in the way
+        raise
+
+
+def _begin(folder: Path) -> None:
+    unfinished = folder / _UNFINISHED  # a run has its folder to itself; what a killed one left is in the way
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+
+
+def _finish(folder: Path, progression: Progression) -> None:
+    unfinished, target = folder / _UNFINISHED, folder / name(progression.step)
+    (unfinished / STATE).write_text(json.dumps(asdict(progression)), "utf-8")
+    for path in [*unfinished.iterdir(), unfinished]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    shutil.rmtree(target, ignore_errors=True)  # there only if it was passed over as damaged
+    unfinished.rename(target)
+    for other in folder.glob("step-*"):
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def name(step: int) -> str:
+    """The folder of the checkpoint after so many steps."""
+    return f"step-{step:08d}"
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`, if there is one."""
+    return max(folder.glob("step-*"), default=None)
 
 
 def _is_whole(folder: Path) -> bool:

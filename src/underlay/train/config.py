@@ -66,6 +66,9 @@ class TrainConfig(Config):
     """Processes that run each block together, of those that `torchrun` started; for models whose blocks are wide."""
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     """Time between checkpoints."""
+    keep_stable: bool = True
+    """Keep with the model what its rate fell from, so that a run of another length can go on from there (`extend`); of
+    `wsd`. Takes up to three times the room of the weights."""
 
     @model_validator(mode="after")
     def _length(self) -> Self:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+LOG = "log.jsonl"
 Row = dict[str, float]
 
 

@@ -18,16 +18,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from underlay.errors import UserError
+from underlay.errors import MachineError, UserError
 from underlay.models import Batch
 from underlay.progress import Progress, silent
-from underlay.train import watch
+from underlay.train import stable, watch
 from underlay.train.average import Average
 from underlay.train.checkpoint import Checkpoints, Part, Progression, Weights
 from underlay.train.config import TrainConfig
 from underlay.train.guard import Guard
 from underlay.train.interrupt import Interruptible
-from underlay.train.journal import Journal
+from underlay.train.journal import LOG, Journal
 from underlay.train.memory import keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer
@@ -81,28 +81,29 @@ def train(
     `work`: FLOPs of training on a token, for telling how much of the machine is used.
 
     Raises UserError where it cannot fit into memory, a batch has nothing to learn from or the run diverges,
-    KeyboardInterrupt after a checkpoint when the run is asked to stop.
+    MachineError where memory runs out on the way, KeyboardInterrupt after a checkpoint when the run is asked to stop.
     """
     world = world or alone()
     run = _Run(model, objective, source, config, scratch, world)
     state, journal = run.state, run.journal
     notes = watch.Notes(journal, state, log)
     log(config.mode() + (f", {world.size} processes" if world.size > 1 else ""))
-    if state.step:
+    at_peak = work / watch.products(config.dtype()) / world.size if work else None
+    if state.micro_rows:
         log(f"resumed at step {state.step:,}")
     else:
-        found = inspect(run.spread, objective, source.batch(0, 1).to(world.device))
+        found = inspect(run.spread, objective, source.batch(state.samples, 1).to(world.device))
         state.micro_rows = int(-world.most(-fitting(found, config.micro_rows, world.device))[0])
-        for line in watch.told(found, state.micro_rows, config, chance):
+        for line in watch.told(found, state, config, None if state.step else chance, at_peak):
             log(line)
     if config.compiles():
         compile_blocks(model)
     earlier, earlier_cpu = state.seconds, state.cpu_seconds
-    at_peak = work / watch.products(config.dtype()) / world.size if work else None
     clock = watch.Clock(earlier, state.tokens, at_peak)
     cpu_began = time.process_time()
     saved_at = clock.seconds()
     with Interruptible() as interrupt:
+        run.keep_stable()  # where another run was taken over that fell from the same step
         while state.steps is None or state.step < state.steps:
             rate = config.schedule.rate(state.step, state.steps)
             measured = run.step(rate, log)
@@ -113,17 +114,18 @@ def train(
             clock.lap(state.tokens)
             replanned = _plan_length(config, state, clock, world)
             watch.report(progress, state, notes.loss, clock, config)
-            due = replanned or interrupt.requested or state.seconds - saved_at > config.checkpoint_seconds
+            due = state.seconds - saved_at > config.checkpoint_seconds
+            due = due or replanned or interrupt.requested or run.leaves_stable()
             stops, saves = world.most(interrupt.requested, due)
             if saves:
                 notes.settle()
                 run.save()
                 saved_at = clock.seconds()
             if stops:
-                run.checkpoints.settle()
+                run.settle()
                 raise KeyboardInterrupt
     notes.settle()
-    run.checkpoints.settle()
+    run.settle()
     journal.close()
     if 2 * state.skipped > state.step:
         raise UserError(watch.diverged(state))
@@ -162,33 +164,59 @@ class _Run:
         self.state = self.checkpoints.load()
         if self.state.steps is None:
             self.state.steps = config.steps
-        self.journal = Journal(scratch / ("log.jsonl" if world.leads else f"log-{world.rank}.jsonl"), self.state.step)
+        self.kept = Checkpoints(scratch / stable.KEPT, parts, world)
+        self.journal = Journal(scratch / (LOG if world.leads else f"{world.rank}-{LOG}"), self.state.step)
         self._halved = False
 
     def save(self) -> None:
         """Write a checkpoint, and before it the log that it counts on."""
         self.journal.sync()
+        self.kept.settle()
+        self.keep_stable()
         self.checkpoints.save(self.state)
+
+    def settle(self) -> None:
+        """Wait for what is being written in the background."""
+        self.checkpoints.settle()
+        self.kept.settle()
+
+    def keep_stable(self) -> None:
+        """Keep this moment beside the checkpoints, if it is the one before the rate begins to fall."""
+        if self.leaves_stable():
+            stable.keep(self.kept, self.state)
+
+    def leaves_stable(self) -> bool:
+        """Whether this is the moment before the rate begins to fall, and it is to be kept."""
+        state = self.state
+        if not self.config.keep_stable or state.steps is None:
+            return False
+        return 0 < state.step == self.config.schedule.stable(state.steps)
 
     def step(self, rate: float, log: Callable[[str], None]) -> Tensor:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
 
         Returns (4,) float32: mean loss (nats a target), gradient norm, whether the step was taken, weight of targets.
+        Raises MachineError where it runs out again.
         """
         try:
             return self._step(rate)
-        except torch.OutOfMemoryError:
-            if self._halved or self.state.micro_rows % 2 or self.world.size > 1:  # others are waiting in a step
-                raise
-            self._halved, self.state.micro_rows = True, self.state.micro_rows // 2
-        log(f"out of memory: {self.state.micro_rows} rows at once from now on, as many in a step as before")
+        except torch.OutOfMemoryError as error:
+            rows = self.state.micro_rows
+            if self._halved or rows % 2 or self.world.size > 1:  # others are waiting within the step
+                raise MachineError(
+                    f"out of memory with {rows} rows at once; take a smaller model, or lower micro_rows or context"
+                ) from error
+        self._halved, self.state.micro_rows = True, rows // 2
+        log(f"out of memory: {rows // 2} rows at once from now on, as many in a step as before")
         self.model.zero_grad()
-        return self._step(rate)
+        return self.step(rate, log)
 
     def _step(self, rate: float) -> Tensor:
         """Nothing here waits for the device."""
         model, state, rows = self.model, self.state, self.config.batch_rows
         pieces = self.config.pieces(state.step, state.steps)
+        if not state.cuts or state.cuts[-1][1] != pieces:
+            state.cuts.append([state.step, pieces])
         share = rows // self.spread.replicas
         first = state.samples + self.spread.replica * share
         at_once = math.gcd(share, state.micro_rows)
@@ -226,6 +254,8 @@ def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock, wo
     steps = state.step + max(1, round(left / clock.seconds_per_step()))
     if known and state.steps and config.schedule.decay_start(steps) <= state.step - 1:
         steps = state.steps  # shortening would put the start of the decay into the past
+    if state.taken_over:  # and so it would where all steps so far were stable
+        steps = max(steps, config.schedule.shortest(state.step) or 0)
     steps = world.told(steps)
     changed = steps != state.steps
     state.steps = steps

@@ -28,6 +28,19 @@ class ScheduleConfig(Config):
         """The first step of the decay in a run of `steps`."""
         return steps - round(self.decay * steps) if self.kind == "wsd" else min(self.warmup_steps, steps)
 
+    def stable(self, steps: int) -> int:
+        """How many steps of a run of `steps` know nothing of its end; 0 where the rate falls from the warmup on."""
+        return self.decay_start(steps) if self.kind == "wsd" else 0
+
+    def shortest(self, stable: int) -> int | None:
+        """Length of the shortest run with so many stable steps; None where none has, however long."""
+        if self.kind != "wsd" or self.decay == 1:
+            return None
+        steps = max(stable, int((stable - 0.5) / (1 - self.decay)) - 1)  # half a step is what rounding moves
+        while self.stable(steps) < stable:
+            steps += 1
+        return steps
+
     def rate(self, step: int, steps: int | None) -> float:
         """Factor on the learning rate at `step` (from 0); `steps` is None while the end is not known yet."""
         rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0

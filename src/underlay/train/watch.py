@@ -22,18 +22,31 @@ _TOLD = 5
 """Steps left out that are told one by one."""
 
 
-def told(found: Preflight, rows: int, config: TrainConfig, chance: float | None) -> Iterator[str]:
-    """What is worth saying before the first step."""
+def told(
+    found: Preflight, state: Progression, config: TrainConfig, chance: float | None, at_peak: float | None
+) -> Iterator[str]:
+    """What is worth saying before the first step; `chance` and `at_peak` as `loop.train` and `Clock` have them."""
+    rows = state.micro_rows
     yield (
         f"{found.parameters:,} parameters, about {found.needed(rows) / 2**30:.1f} GiB for training; "
         f"{found.supervised:.0%} of the first row's tokens are learned from"
     )
+    if config.steps and at_peak:
+        tokens = (config.steps - state.step) * config.batch_rows * config.context
+        yield f"about {_span(2 * at_peak * tokens)} at half of this machine's matrix products"
     if rows < config.micro_rows:
         yield f"memory is short: {rows} rows at once instead of {config.micro_rows}, as many in a step"
     if found.unreached:
         yield f"no gradient reaches {', '.join(found.unreached[:3])}" + (" ..." if found.unreached[3:] else "")
     if chance is not None and not 0.95 < found.loss / chance < 1.05:
         yield f"the first loss is {found.loss:.2f}, by chance it would be {chance:.2f}: the start is uneven"
+
+
+def _span(seconds: float) -> str:
+    """A time to be thought of, not counted on: 40 s, 6 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class Notes:
