@@ -8,6 +8,7 @@ from underlay.library import Artifact, Draft, Library, Order
 from underlay.recipe.recipe import Recipe
 from underlay.recipe.stages import AnyStage
 from underlay.recipe.verbs import VERBS, Job
+from underlay.train.record import installed
 
 
 class Listener(Protocol):
@@ -40,10 +41,12 @@ def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str 
             role: made.get(getattr(settings, role)) or library.find(getattr(settings, role), kind)
             for role, kind in verb.takes.items()
         }
-        config = settings.model_dump(mode="json", exclude={"verb", "name", *verb.takes}) | verb.outside(settings)
+        config = settings.model_dump(mode="json", exclude={"verb", "name", "record", *verb.takes}) | verb.outside(
+            settings
+        )
         seed = recipe.seed if verb.seeded else 0
         order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
-        work = _work(settings, inputs, recipe.seed, library, listener, verb.work)
+        work = _work(order.name, settings, inputs, recipe.seed, library, listener, verb.work)
         result = library.make(order, work, lambda: listener.said("another process is busy with this stage; waiting"))
         made[stage] = result.artifact
         listener.ended(result.artifact, result.reused)
@@ -53,6 +56,7 @@ def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str 
 
 
 def _work(
+    name: str,
     settings: AnyStage,
     inputs: dict[str, Artifact],
     seed: int,
@@ -60,7 +64,7 @@ def _work(
     listener: Listener,
     work: Callable[[Job], None],
 ) -> Callable[[Draft], None]:
-    return lambda draft: work(Job(settings, inputs, seed, draft, library, listener.moved, listener.said))
+    return lambda draft: work(Job(name, settings, inputs, seed, draft, library, listener.moved, listener.said))
 
 
 def _check(recipe: Recipe, library: Library, until: str | None) -> None:
@@ -79,6 +83,7 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
                 library.find(name, kind)
             elif found != kind:
                 raise UserError(f"stage {stage}: its {role} is {name}, which makes a {found}; it needs a {kind}")
+        installed(getattr(settings, "record", ()))
         output = (verb.makes, settings.name or recipe.name)
         if output in outputs:
             raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")

@@ -10,6 +10,7 @@ from underlay.data import CurateConfig, GatherConfig, MaskingConfig, PackConfig
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
 from underlay.train import TrainConfig
+from underlay.train.record import RecorderName
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -74,6 +75,10 @@ class PretrainStage(Stage):
     """What is hidden from an encoder."""
     embedding: Literal["spectral", "random"] = "spectral"
     """What a decoder's embeddings start from: counted pairs of neighbouring tokens, or chance."""
+    samples: tuple[str, ...] = ()
+    """Beginnings for a decoder to go on with at each evaluation (`train.examine_steps`)."""
+    record: tuple[RecorderName, ...] = ()
+    """Tools that draw the run's figures while it goes on: `tensorboard`, `mlflow`, `wandb`."""
     train: TrainConfig
     """How it is trained."""
 
@@ -94,6 +99,10 @@ class PretrainStage(Stage):
                 raise ValueError(f"isolate: not for encoders, and {self.model.family} is one")
             if not self.model.masked_head:
                 raise ValueError("model.masked_head: an encoder learns through it")
+            if self.samples:
+                raise ValueError(f"samples: an encoder says nothing, and {self.model.family} is one")
+        if self.samples and self.train.examine_steps is None:
+            raise ValueError("samples: they are made when the run is examined; set train.examine_steps too")
         if self.model.task is not None:
             raise ValueError("model.task: a base model is pretrained without a head for a task")
         return self
@@ -116,6 +125,8 @@ class AdaptStage(Stage):
     """Where pairs of instruction and answer are taken from; held-out documents are left out."""
     pairs: PairKind | Literal["auto"] = "auto"
     """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
+    record: tuple[RecorderName, ...] = ()
+    """Tools that draw the run's figures while it goes on: `tensorboard`, `mlflow`, `wandb`."""
     train: TrainConfig
     """How it is trained."""
 

@@ -12,32 +12,39 @@ from typing import Any
 import torch
 
 from underlay.adapt import Conversations, find_pairs, functions_in
+from underlay.adapt.pairs import PairKind
 from underlay.config import Config
 from underlay.data import Corpus, Dataset, Masked, Rows, curate, fingerprint, gather, pack
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
+from underlay.evaluate.curve import draw_curve
 from underlay.evaluate.functions import FunctionSample, sample_functions
 from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
-from underlay.models import AnyConfig, Encoder, count, sized
+from underlay.models import AnyConfig, Decoder, Encoder, count, sized
 from underlay.models.config import TextConfig
 from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_decoder, save_model
 from underlay.plan.flops import training_flops
 from underlay.progress import Progress
 from underlay.recipe import stages
+from underlay.recipe.heldout import HeldOut, Speech
+from underlay.recipe.reading import read_in_pairs, read_in_rows
 from underlay.recipe.report import make_report
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
-from underlay.train import CausalLM, Outcome, Source, TrainConfig, train
+from underlay.train import CausalLM, Onlookers, Outcome, Source, TrainConfig, train
+from underlay.train.record import Recorder, recorders, run_title
 
-LOG = "log.jsonl"
+CURVE = "loss.png"
 
 
 @dataclass(frozen=True)
 class Job:
     """All that a verb may look at."""
 
+    name: str
+    """Of the artifact."""
     settings: Any
     """The stage's own config; a verb knows its type."""
     inputs: Mapping[str, Artifact]
@@ -133,11 +140,38 @@ def _pretrain(job: Job) -> None:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context)
-    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work)
+    onlookers = Onlookers(
+        _examination(job, model, tokenizer) if settings.train.examine_steps else None,
+        _recorders(job),
+        lambda samples: [str(read) for read in read_in_rows(rows, samples)],
+    )
+    scratch, progress, log = job.draft.scratch, job.progress, job.log
+    outcome = train(model, objective, source, settings.train, scratch, progress, log, chance, work, onlookers)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, config, settings.train)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
+
+
+def _examination(job: Job, model: Decoder | Encoder, tokenizer: Tokenizer) -> HeldOut:
+    """Held-out rows of the dataset, made as those that are learned from; an encoder's are masked by the same rules."""
+    settings: stages.PretrainStage = job.settings
+    heldout = Dataset(job.folder("dataset"), "heldout")
+    rows = Rows(heldout, settings.train.context, job.seed, settings.isolate)
+    objective = CausalLM(settings.train.dtype())
+    if isinstance(model, Encoder):
+        return HeldOut(model, objective, Masked(rows, tokenizer, settings.masking), rows.count, settings.train)
+    speech = Speech.of(model, tokenizer, settings.samples, job.seed)
+    return HeldOut(model, objective, rows, rows.count, settings.train, tokenizer, speech)
+
+
+def _recorders(job: Job) -> dict[str, Recorder]:
+    settings: stages.PretrainStage | stages.AdaptStage = job.settings
+    if not settings.record:
+        return {}
+    shown = settings.model_dump(mode="json", exclude={"verb", "name", "record"}) | {"seed": job.seed}
+    title = run_title(job.name, job.draft.scratch)
+    return recorders(settings.record, job.library.root / "runs", title, shown)
 
 
 def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> AnyConfig:
@@ -165,7 +199,13 @@ def _adapt(job: Job) -> None:
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     work = training_flops(model.config, 1, settings.train.context)
-    outcome = train(model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work)
+    onlookers = Onlookers(
+        _held_out_pairs(job, model, tokenizer, kind) if settings.train.examine_steps else None,
+        _recorders(job),
+        lambda samples: [str(read) for read in read_in_pairs(source, Corpus(job.folder("corpus")), samples)],
+    )
+    scratch, progress, log = job.draft.scratch, job.progress, job.log
+    outcome = train(model, objective, source, settings.train, scratch, progress, log, work=work, onlookers=onlookers)
     save_model(model, job.draft.folder)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, model.config, settings.train)
@@ -174,11 +214,27 @@ def _adapt(job: Job) -> None:
 
 def conversations(
     library: Library, base: Artifact, corpus: Artifact, settings: stages.AdaptStage, tokenizer: Tokenizer, seed: int
-) -> tuple[str, Conversations]:
+) -> tuple[PairKind, Conversations]:
     """What a model is adapted on, and which kind of pairs it is."""
     heldout = _held_out(library, base)
     kind, pairs = find_pairs((d for d in Corpus(corpus.folder) if d.id not in heldout), settings.pairs)
     return kind, Conversations(pairs, tokenizer, settings.train.context, seed)
+
+
+def _held_out_pairs(job: Job, model: Decoder, tokenizer: Tokenizer, kind: PairKind) -> HeldOut:
+    """Pairs of the documents that were kept from the model. Raises UserError where there are none."""
+    settings: stages.AdaptStage = job.settings
+    wanted = _held_out(job.library, job.inputs["model"])
+    try:
+        _, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id in wanted), kind)
+        source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
+    except UserError as error:
+        raise UserError(
+            f"adapt.train.examine_steps: no document was held out from {job.inputs['model'].reference} that gives "
+            f"{kind} which fit into a row; leave it out"
+        ) from error
+    objective = CausalLM(settings.train.dtype())
+    return HeldOut(model, objective, source, len(source), settings.train, tokenizer)
 
 
 def _held_out(library: Library, base: Artifact) -> set[str]:
@@ -191,7 +247,11 @@ def _held_out(library: Library, base: Artifact) -> set[str]:
 
 def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings: TrainConfig) -> None:
     state, draft = outcome.progression, job.draft
-    shutil.copyfile(outcome.journal.path, draft.folder / LOG)
+    evaluations = list(outcome.evaluations)
+    for journal in (outcome.journal, outcome.evaluations, outcome.samples):
+        if journal.path.stat().st_size:
+            shutil.copyfile(journal.path, draft.folder / journal.path.name)
+    draw_curve(draft.folder / CURVE, list(outcome.journal), evaluations)
     last = outcome.journal.tail(20)
     draft.tokens = state.tokens
     draft.flops = training_flops(config, state.tokens, settings.context)
@@ -205,6 +265,8 @@ def _describe_training(job: Job, outcome: Outcome, config: TextConfig, settings:
         "of_peak": outcome.of_peak,
         "mode": outcome.mode,
     }
+    if evaluations:
+        draft.metrics |= {name: value for name, value in evaluations[-1].items() if name not in ("step", "tokens")}
     draft.licences = next(iter(job.inputs.values())).manifest.licences
 
 

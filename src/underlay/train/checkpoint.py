@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -95,6 +95,17 @@ def load(folder: Path, parts: Mapping[str, Part]) -> Progression:
             continue  # damaged, or of another version: an earlier one, or the beginning, is always right
         return state
     return Progression()
+
+
+def newest(folder: Path) -> int | None:
+    """The step of the newest checkpoint in `folder` whose tensors can be read; None where there is none."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            with safe_open(path / _TENSORS, "pt"):
+                return Progression(**json.loads((path / _STATE).read_text("utf-8"))).step
+        except (OSError, ValueError, SafetensorError, TypeError):
+            continue
+    return None
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

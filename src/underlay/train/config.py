@@ -46,6 +46,12 @@ class TrainConfig(Config):
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     """Time between checkpoints."""
 
+    examine_steps: int | None = Field(default=None, gt=0)
+    """Steps between evaluations on held-out rows, with one more after the last step; null: none. They change nothing in
+    what is learned."""
+    examine_rows: int = Field(default=64, gt=0)
+    """Held-out rows that each evaluation reads, always the same; fewer where there are not so many."""
+
     @model_validator(mode="after")
     def _length(self) -> Self:
         if (self.steps is None) == (self.minutes is None):

@@ -24,13 +24,15 @@ from underlay.train import checkpoint, watch
 from underlay.train.average import Average
 from underlay.train.checkpoint import Progression
 from underlay.train.config import TrainConfig
+from underlay.train.examine import Examiner
 from underlay.train.guard import Guard
 from underlay.train.interrupt import Interruptible
-from underlay.train.journal import Journal
+from underlay.train.journal import METRICS, Journal
 from underlay.train.memory import keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer
 from underlay.train.preflight import fitting, inspect
+from underlay.train.record import Recording
 
 
 class Source(Protocol):
@@ -47,6 +49,10 @@ class Outcome:
     progression: Progression
     journal: Journal
     """One row a step: step, tokens, loss (nats a target), rate, norm (of the gradient), kept (0: left out)."""
+    evaluations: Journal
+    """One row an examination: step, tokens, and its figures."""
+    samples: Journal
+    """One row a sample of an examination: step, and its parts."""
     tokens_per_second: float
     of_peak: float | None
     """Share of the machine's measured matrix products that this is, where a token's work is known."""
@@ -68,18 +74,21 @@ def train(
     log: Callable[[str], None] = lambda _: None,
     chance: float | None = None,
     work: float | None = None,
+    onlookers: watch.Onlookers = watch.NOBODY,
 ) -> Outcome:
     """Train `model` in place; checkpoints live in `scratch`.
 
     `chance`: the loss of a model that knows nothing, where `model` is one; it is told if the first loss is another.
     `work`: FLOPs of training on a token, for telling how much of the machine is used.
+    `onlookers`: who looks at the run; nothing that is learned depends on them.
 
     Raises UserError where it cannot fit into memory, a batch has nothing to learn from or the run diverges,
     KeyboardInterrupt after a checkpoint when the run is asked to stop.
     """
-    run = _Run(model, objective, source, config, scratch)
-    state, journal = run.state, run.journal
-    notes = watch.Notes(journal, state, log)
+    run = _Run(model, objective, source, config, scratch, onlookers)
+    state, journal, examiner = run.state, run.journal, run.examiner
+    recording = Recording(onlookers.recorders, log)
+    notes = watch.Notes(journal, state, log, recording, onlookers.documents)
     log(config.mode())
     if state.step:
         log(f"resumed at step {state.step:,}")
@@ -94,32 +103,42 @@ def train(
     clock = watch.Clock(earlier, state.tokens, work / watch.products(config.dtype()) if work else None)
     cpu_began = time.process_time()
     saved_at = clock.seconds()
-    with Interruptible() as interrupt:
-        while state.steps is None or state.step < state.steps:
+    with recording.after(state.step), Interruptible() as interrupt:
+        while True:
+            if examiner.due():
+                notes.settle()
+                with clock.aside():
+                    recording.add(examiner.look(log))
+                if interrupt.requested:
+                    run.save()
+                interrupt.raise_if_requested()
+            if state.step == state.steps:
+                break
             rate = config.schedule.rate(state.step, state.steps)
             measured = run.step(rate, log)
             notes.settle()
-            notes.take(measured, rate)
+            notes.take(measured, rate, config.batch_rows)
             state.seconds = clock.seconds()
             state.cpu_seconds = earlier_cpu + time.process_time() - cpu_began
             clock.lap(state.tokens)
             replanned = _plan_length(config, state, clock)
-            watch.report(progress, state, notes.loss, clock, config)
+            watch.report(progress, state, notes.loss, examiner, clock, config)
             if replanned or interrupt.requested or state.seconds - saved_at > config.checkpoint_seconds:
                 notes.settle()
                 run.save()
                 saved_at = clock.seconds()
             interrupt.raise_if_requested()
-    notes.settle()
-    journal.close()
+        notes.settle()
+    run.close()
     if 2 * state.skipped > state.step:
-        raise UserError(watch.diverged(state))
+        raise UserError(watch.diverged(state, scratch))
     if state.skipped:
         log(f"{state.skipped} steps were left out, {state.skipped / state.step:.1%}; their rows in the log have kept 0")
     if run.average:
         run.average.apply()
     speed, of_peak = clock.tokens_per_second(), clock.of_peak()
-    return Outcome(state, journal, speed, of_peak, config.mode(), earlier, earlier_cpu)
+    evaluations, samples = examiner.evaluations, examiner.samples
+    return Outcome(state, journal, evaluations, samples, speed, of_peak, config.mode(), earlier, earlier_cpu)
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -137,7 +156,13 @@ class _Run:
     """All that a step changes, taken up from the newest checkpoint."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, source: Source, config: TrainConfig, scratch: Path
+        self,
+        model: nn.Module,
+        objective: Objective,
+        source: Source,
+        config: TrainConfig,
+        scratch: Path,
+        onlookers: watch.Onlookers,
     ) -> None:
         self.model, self.objective, self.source, self.config, self.scratch = model, objective, source, config, scratch
         self.device = next(model.parameters()).device
@@ -150,13 +175,20 @@ class _Run:
         self.state = checkpoint.load(scratch, self._parts)
         if self.state.steps is None:
             self.state.steps = config.steps
-        self.journal = Journal(scratch / "log.jsonl", self.state.step)
+        self.journal = Journal(scratch / METRICS, self.state.step)
+        self.examiner = Examiner(onlookers.examine, config, model, self.average, scratch, self.state)
         self._halved = False
 
     def save(self) -> None:
-        """Write a checkpoint, and before it the log that it counts on."""
+        """Write a checkpoint, and before it the rows that it counts on."""
         self.journal.sync()
+        self.examiner.sync()
         checkpoint.save(self.scratch, self._parts, self.state)
+
+    def close(self) -> None:
+        """Write what is left of the rows."""
+        self.journal.close()
+        self.examiner.close()
 
     def step(self, rate: float, log: Callable[[str], None]) -> Tensor:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
@@ -206,8 +238,7 @@ def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock) ->
     due = state.step == config.schedule.decay_start(state.steps) - 1 if state.steps else state.step >= watch.PROBE_STEPS
     if not due or not clock.measured():  # an attempt that has just resumed does not know its speed yet
         return False
-    left = max(0.0, config.minutes * 60 - clock.seconds())
-    steps = state.step + max(1, round(left / clock.seconds_per_step()))
+    steps = state.step + clock.steps_in(config.minutes * 60 - clock.seconds(), config.examine_steps)
     if known and state.steps and config.schedule.decay_start(steps) <= state.step - 1:
         steps = state.steps  # shortening would put the start of the decay into the past
     changed = steps != state.steps
