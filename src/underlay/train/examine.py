@@ -73,7 +73,7 @@ class Examiner:
         return wanted and step > self.latest.get("step", 0)
 
     def look(self, log: Callable[[str], None]) -> dict[str, float]:
-        """Examine the model, write down what was found, tell it in lines; returns the row of figures."""
+        """Examine the model, write down what was found, tell it in lines; returns the figures and their step."""
         assert self._examine is not None
         average = self._average.applied() if self._average else nullcontext()
         with average, undisturbed(self._model, self._compiled):
@@ -86,7 +86,7 @@ class Examiner:
         log(f"step {step:,}: " + ", ".join(f"{_words(name)} {value:.3f}" for name, value in found.figures.items()))
         for sample in found.samples:
             log("  ".join(_trimmed(part) for part in sample.values()))
-        return self.latest
+        return {"step": step, **found.figures}
 
     def shown(self) -> dict[str, float]:
         """The first figure of the last examination, in words; empty before there is one."""
