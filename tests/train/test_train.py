@@ -15,7 +15,7 @@ from torch import nn
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.train import CausalLM, Loss, TrainConfig, train, watch
-from underlay.train.checkpoint import Progression, Weights, load, save
+from underlay.train.checkpoint import Progression, Weights, load, newest, save
 from underlay.train.optimizer import Optimizer, OptimizerConfig, orthogonalize
 from underlay.train.schedule import ScheduleConfig
 
@@ -193,6 +193,32 @@ def test_a_run_that_only_diverges_stops(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="diverged"):
         train(fresh(), Broken(), Counting(), config(steps=100), tmp_path)
+
+
+def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    class Turning(CausalLM):
+        """Goes wrong for good after so many calls."""
+
+        left = [31]  # noqa: RUF012
+
+        def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+            self.left[0] -= 1
+            loss = super().__call__(model, batch)
+            return Loss(loss.sum * (1 if self.left[0] >= 0 else float("nan")), loss.count)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), Turning(), Stopping(8 * 19, signal.SIGINT), config(steps=100), tmp_path)
+    (checkpoint,) = tmp_path.glob("step-*")
+    assert newest(tmp_path) == 20
+    damaged = tmp_path / "step-00000090"
+    damaged.mkdir()
+    (damaged / "state.safetensors").write_bytes((checkpoint / "state.safetensors").read_bytes()[:-1])
+    (damaged / "state.json").write_bytes((checkpoint / "state.json").read_bytes())
+    with pytest.raises(UserError, match="it would go on from step 20, its last good checkpoint, and come here again"):
+        train(fresh(), Turning(), Counting(), config(steps=100), tmp_path)
+    Turning.left[0] = 1
+    with pytest.raises(UserError, match=r"begins anew \(there is no checkpoint yet\)"):
+        train(fresh(), Turning(), Counting(), config(steps=100), tmp_path / "other")
 
 
 def test_the_share_of_the_machine_is_work_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ class Journal:
 
     def add(self, row: Row) -> None:
         """Write one row."""
-        print(json.dumps(row, ensure_ascii=False), file=self._file)
+        print(json.dumps(row), file=self._file)
 
     def sync(self) -> None:
         """Have all rows on the disk; to be called before a checkpoint that counts on them."""
