@@ -30,6 +30,7 @@ WATCHED = (
     "pretrain.train.examine_rows=7",
     'pretrain.samples=["def dumps(obj", ""]',
     "adapt.train.examine_steps=2",
+    "adapt.train.examine_rows=4",
     "adapt.train.precision=float32",
 )
 

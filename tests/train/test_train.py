@@ -213,7 +213,8 @@ def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     damaged = tmp_path / "step-00000090"
     damaged.mkdir()
     (damaged / "state.safetensors").write_bytes((checkpoint / "state.safetensors").read_bytes()[:-1])
-    (damaged / "state.json").write_bytes((checkpoint / "state.json").read_bytes())
+    (damaged / "state.json").write_text((checkpoint / "state.json").read_text().replace('"step": 20', '"step": 90'))
+    assert newest(tmp_path) == 20
     with pytest.raises(UserError, match="it would go on from step 20, its last good checkpoint, and come here again"):
         train(fresh(), Turning(), Counting(), config(steps=100), tmp_path)
     Turning.left[0] = 1
@@ -297,6 +298,8 @@ def test_checkpoints_hold_everything_and_skip_damaged_ones(tmp_path: Path) -> No
     other = fresh(seed=9)
     other_optimizer = Optimizer(other, OptimizerConfig())
     assert load(tmp_path, {"model": Weights(other), "optimizer": other_optimizer}) == Progression(step=3)
+    save(tmp_path, {"model": Weights(model), "optimizer": optimizer}, Progression(step=4))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]  # and not the damaged one
     assert same(model, other)
     states = (optimizer.state(), other_optimizer.state())
     assert states[0].keys() == states[1].keys()

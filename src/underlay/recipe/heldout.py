@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from underlay.errors import UserError
@@ -45,13 +44,13 @@ class HeldOut:
     def __call__(self) -> Examination:
         """`heldout_loss` in nats a target, and `heldout_bits_per_byte` of the targets' text."""
         device = next(self._model.parameters()).device
-        total = count = torch.zeros((), dtype=torch.float64, device=device)
+        total = count = 0.0
         for batch in self._batches():
             loss = self._objective(self._model, batch.to(device))
-            total, count = total + loss.sum, count + loss.count
-        figures = {"heldout_loss": float(total / count)}
+            total, count = total + float(loss.sum), count + float(loss.count)
+        figures = {"heldout_loss": total / count}
         if self._bytes:
-            figures["heldout_bits_per_byte"] = float(total) / math.log(2) / self._bytes
+            figures["heldout_bits_per_byte"] = total / math.log(2) / self._bytes
         return Examination(figures, tuple(self._speak()))
 
 

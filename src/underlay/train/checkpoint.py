@@ -65,7 +65,7 @@ class Weights:
 
 
 def save(folder: Path, parts: Mapping[str, Part], progression: Progression) -> None:
-    """Write `folder/step-N`, then forget the checkpoints before it."""
+    """Write `folder/step-N`, then forget all other checkpoints: those before it, and damaged ones after it."""
     target = folder / f"step-{progression.step:08d}"
     temporary = folder / f".writing-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -79,8 +79,9 @@ def save(folder: Path, parts: Mapping[str, Part], progression: Progression) -> N
         os.close(handle)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-    for old in sorted(folder.glob("step-*"))[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+    for other in folder.glob("step-*"):
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def load(folder: Path, parts: Mapping[str, Part]) -> Progression:

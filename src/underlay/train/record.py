@@ -189,8 +189,7 @@ class WandB:
     def begin(self, step: int) -> str:  # noqa: ARG002 - W&B itself leaves out the steps that it has
         """Start a run, or go on with the one of the same id."""
         mode = os.environ.get("WANDB_MODE", "offline")
-        if mode == "offline":
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
         import wandb
 
         self._runs.mkdir(parents=True, exist_ok=True)
