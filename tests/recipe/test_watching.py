@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from test_encoder import ENCODER
 from test_steps import Silent
 
+from underlay.cli.display import headline
 from underlay.data import Dataset, Masked, Rows
 from underlay.errors import UserError
 from underlay.generate import Engine, Request, Sampling
@@ -84,6 +85,7 @@ def test_the_held_out_loss_is_that_of_the_rows(world: World) -> None:
     assert [(row["step"], row["tokens"]) for row in found] == [(4, 3072), (6, 4608)]
     assert found[-1]["heldout_loss"] == pytest.approx(nats / (7 * 192), rel=1e-5)
     assert found[-1]["heldout_bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text), rel=1e-5)
+    assert f", held out {found[-1]['heldout_loss']:.3f}, " in headline(made)
     for key in ("heldout_loss", "heldout_bits_per_byte"):
         assert made.manifest.metrics[key] == found[-1][key]
     ids = set(heldout.ids)
