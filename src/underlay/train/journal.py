@@ -42,17 +42,21 @@ class Journal:
                 if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                     break
                 whole += len(line)
+        self._unsaved = path.stat().st_size != whole
         os.truncate(path, whole)
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, row: Row) -> None:
         """Write one row."""
         print(json.dumps(row), file=self._file)
+        self._unsaved = True
 
     def sync(self) -> None:
         """Have all rows on the disk; to be called before a checkpoint that counts on them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._unsaved:  # a disk may take its time, and most runs have no evaluations
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._unsaved = False
 
     def close(self) -> None:
         """Write what is left."""
