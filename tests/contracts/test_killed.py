@@ -14,10 +14,12 @@ from underlay.library import Library
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "small.yaml"
 KILLS = 10
+WATCHED = ("pretrain.train.examine_steps=7", 'pretrain.samples=["def "]', "adapt.train.examine_steps=5")
 
 
 def start(library: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "underlay", "run", str(RECIPE), "--library", str(library)]
+    command += [part for setting in WATCHED for part in ("--set", setting)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from underlay.evaluate.plots import Point, compact, funnel_bars, heldout_scatter, loss_curve, share_bars
+from underlay.evaluate.curve import compact
+from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, share_bars
 from underlay.evaluate.report import (
     ReportData,
     Segment,

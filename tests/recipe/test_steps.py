@@ -96,6 +96,6 @@ def test_what_cannot_be_asked_for(world: tuple[Library, dict[str, Artifact], dic
 
 def test_every_step_has_its_row(world: tuple[Library, dict[str, Artifact], dict[str, list[Batch]]]) -> None:
     _, made, _ = world
-    rows = [json.loads(line) for line in (made["pretrain"].folder / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (made["pretrain"].folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(row["kept"] == 1 for row in rows)

@@ -58,7 +58,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
         with files_up_to(size), pytest.raises(OSError, match="too large") as caught:
             train(fresh(), CausalLM(), Counting(), config(checkpoint_seconds=1e-6), tmp_path / "a")
         assert caught.value.errno == errno.EFBIG
-        assert contents(tmp_path / "a") == before | {"log.jsonl": (tmp_path / "a" / "log.jsonl").read_bytes()}
+        assert contents(tmp_path / "a") == before | {"metrics.jsonl": (tmp_path / "a" / "metrics.jsonl").read_bytes()}
     goes_on(tmp_path / "a", tmp_path / "b")
 
 
@@ -92,7 +92,7 @@ def test_a_disk_that_is_full_at_any_point(
         with pytest.raises(OSError, match="No space left"):
             train(fresh(), CausalLM(), Counting(), config(checkpoint_seconds=seconds), tmp_path / "a")
     now = contents(tmp_path / "a")
-    assert now | {"log.jsonl": b""} == before | {"log.jsonl": b""}
+    assert now | {"metrics.jsonl": b""} == before | {"metrics.jsonl": b""}
     goes_on(tmp_path / "a", tmp_path / "b")
 
 

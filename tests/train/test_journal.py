@@ -20,7 +20,7 @@ def written(path: Path, steps: int) -> Journal:
 def test_it_goes_on_after_the_checkpoint(
     tmp_path_factory: pytest.TempPathFactory, steps: int, kept: int, torn: int
 ) -> None:
-    path = tmp_path_factory.mktemp("journal") / "log.jsonl"
+    path = tmp_path_factory.mktemp("journal") / "metrics.jsonl"
     written(path, steps).close()
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"step": 10, "loss": 0.1}'[:torn])  # killed while it wrote
@@ -34,7 +34,7 @@ def test_it_goes_on_after_the_checkpoint(
 
 
 def test_rows_are_on_the_disk_when_a_checkpoint_counts_on_them(tmp_path: Path) -> None:
-    journal = written(tmp_path / "a" / "log.jsonl", 3)
+    journal = written(tmp_path / "a" / "metrics.jsonl", 3)
     journal.sync()
     assert len(journal.path.read_bytes().splitlines()) == 3
     assert [row["step"] for row in journal.tail(2)] == [2, 3]

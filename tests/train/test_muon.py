@@ -24,7 +24,7 @@ def muon(parameters: list[torch.nn.Parameter], momentum: float, weight_decay: fl
 
 def lifted(values: Tensor, steps: int) -> Tensor:
     """What the iteration makes of singular values (count, n): the same odd quintics, one number at a time."""
-    x = values / (1.02 * values.norm(dim=1, keepdim=True))
+    x = values / (1.02 * values.norm(dim=1, keepdim=True) + 1e-7)
     for step in range(steps):
         a, b, c = _QUINTICS[min(step, len(_QUINTICS) - 1)]
         x = a * x + b * x**3 + c * x**5

@@ -24,7 +24,7 @@ class Model:
             stable.take_up(start.folder, start.kept, folder / "scratch")
         self.outcome: Outcome = train(self.module, CausalLM(), Counting(), run, folder / "scratch")
         self.kept = stable.publish(folder / "scratch", self.folder)
-        (self.folder / "log.jsonl").write_bytes(self.outcome.journal.path.read_bytes())
+        (self.folder / "metrics.jsonl").write_bytes(self.outcome.journal.path.read_bytes())
 
     def files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}

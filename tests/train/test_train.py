@@ -15,7 +15,7 @@ from torch import nn
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.train import CausalLM, Loss, TrainConfig, train, watch
-from underlay.train.checkpoint import Checkpoints, Progression, Weights
+from underlay.train.checkpoint import Checkpoints, Progression, Weights, newest
 from underlay.train.config import OptimizerConfig
 from underlay.train.muon import orthogonalize
 from underlay.train.optimizer import Optimizer
@@ -196,6 +196,33 @@ def test_a_run_that_only_diverges_stops(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="diverged"):
         train(fresh(), Broken(), Counting(), config(steps=100), tmp_path)
+
+
+def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    class Turning(CausalLM):
+        """Goes wrong for good after so many calls."""
+
+        left = [31]  # noqa: RUF012
+
+        def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+            self.left[0] -= 1
+            loss = super().__call__(model, batch)
+            return Loss(loss.sum * (1 if self.left[0] >= 0 else float("nan")), loss.count)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), Turning(), Stopping(8 * 19, signal.SIGINT), config(steps=200), tmp_path)
+    (checkpoint,) = tmp_path.glob("step-*")
+    assert newest(tmp_path) == tmp_path / "step-00000020"
+    damaged = tmp_path / "step-00000090"
+    damaged.mkdir()
+    (damaged / "state.safetensors").write_bytes((checkpoint / "state.safetensors").read_bytes()[:-1])
+    (damaged / "state.json").write_text((checkpoint / "state.json").read_text().replace('"step": 20', '"step": 90'))
+    assert newest(tmp_path) == tmp_path / "step-00000020"
+    with pytest.raises(UserError, match="it would go on from step 20, its last good checkpoint, and come here again"):
+        train(fresh(), Turning(), Counting(), config(steps=200), tmp_path)
+    Turning.left[0] = 1
+    with pytest.raises(UserError, match=r"begins anew \(there is no checkpoint yet\)"):
+        train(fresh(), Turning(), Counting(), config(steps=200), tmp_path / "other")
 
 
 def test_the_share_of_the_machine_is_work_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

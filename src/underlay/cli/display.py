@@ -121,7 +121,8 @@ def headline(artifact: Artifact) -> str:
     if "vocabulary" in metrics:
         parts.append(f"{metrics['vocabulary']:,} tokens")
     if "loss" in metrics:
-        parts.append(f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s")
+        heldout = f", held out {metrics['heldout_loss']:.3f}" if "heldout_loss" in metrics else ""
+        parts.append(f"loss {metrics['loss']:.3f}{heldout}, {metrics['tokens_per_second']:,.0f} tokens/s")
     if "heldout_bits_per_byte" in metrics and artifact.manifest.verb == "evaluate":
         parts.append(f"{metrics['heldout_bits_per_byte']:.3f} bits per byte (xz {metrics['xz_bits_per_byte']:.3f})")
     return ", ".join(parts)

@@ -42,11 +42,14 @@ class Rows:
     def __init__(self, dataset: Dataset, context: int, seed: int, isolate: bool = False) -> None:
         """Read `dataset`; with `isolate` batches say which document each token is of.
 
-        Raises UserError where the dataset is too small to train on.
+        Raises UserError where the dataset is too small to train on. Of a held-out split there may be few rows, and
+        where it has not even one, they are shorter.
         """
+        if dataset.split == "heldout":
+            context = min(context, len(dataset) - 1)
         self.dataset, self.context, self.seed, self.isolate = dataset, context, seed, isolate
         self.count = (len(dataset) - 1) // context
-        if self.count < LEAST_ROWS:
+        if self.count < LEAST_ROWS and dataset.split == "train":
             raise UserError(
                 f"the corpus is too small to train on: {len(dataset):,} tokens, at least "
                 f"{LEAST_ROWS * context + 1:,} are needed (about {LEAST_ROWS * context * 3 // 1000:,} kB of text)"

@@ -17,35 +17,21 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
+
+from underlay.evaluate.curve import Ink, Rows, draw_loss, share_x, strip
 
 WIDTHS = {"wide": 8.6, "narrow": 3.6}
 """Inches (of 96 CSS pixels) that a figure is drawn for."""
-_INK, _MUTED, _LINE, _MODEL, _OTHER = "#010101", "#010102", "#010103", "#010104", "#010105"
-_VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _MODEL: "model", _OTHER: "other"}
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _MUTED,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "ytick.major.pad": 5,
-    "text.color": _INK,
-    "text.parse_math": False,  # a file called $x$.py is no formula
+_INK = Ink("#010101", "#010102", "#010103", "#010104", "#010105", "#010106")
+_VARIABLES = {
+    _INK.text: "ink",
+    _INK.muted: "muted",
+    _INK.line: "line",
+    _INK.model: "model",
+    _INK.other: "other",
+    _INK.wrong: "bad",
 }
-_POINTS = 360
-"""A curve is thinned to at most twice as many points: the page stays small, the eye sees no difference."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +46,8 @@ class Point:
     """Bits per byte."""
 
 
-def loss_curve(name: str, steps: Sequence[dict[str, float]], tie: tuple[str, float] | None = None) -> dict[str, str]:
-    """Loss over tokens, each step and smoothed; below it the learning rate and the gradient norm.
+def loss_curve(name: str, steps: Rows, tie: tuple[str, float] | None = None, evaluations: Rows = ()) -> dict[str, str]:
+    """Loss over tokens, each step and smoothed, and held out; below it the learning rate and the gradient norm.
 
     name: unique among the page's figures; tie: label and height of a line to compare with. Returns SVG a width.
     """
@@ -71,16 +57,10 @@ def loss_curve(name: str, steps: Sequence[dict[str, float]], tie: tuple[str, flo
         grid = figure.add_gridspec(3, 1, height_ratios=[6, 1.2, 1.2], hspace=0.42, left=left, right=right)
         grid.update(top=1 - 0.26 / figure.get_figheight(), bottom=0.4 / figure.get_figheight())
         top, rate, norm = (figure.add_subplot(grid[row]) for row in range(3))
-        _loss(top, steps, tie)
-        _strip(rate, steps, "rate", "learning rate, share of its peak")
-        _strip(norm, steps, "norm", "gradient norm")
-        furthest = max((step["tokens"] for step in steps), default=1.0)
-        for axes in (top, rate, norm):
-            axes.set_xlim(0, furthest * 1.005)
-            axes.xaxis.set_major_locator(MaxNLocator(8 if width > 5 else 4))
-            axes.grid(visible=False, axis="x")
-            axes.tick_params(labelbottom=axes is norm)
-        norm.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        draw_loss(top, steps, evaluations, _INK, tie)
+        strip(rate, steps, "rate", "learning rate, share of its peak", _INK)
+        strip(norm, steps, "norm", "gradient norm", _INK)
+        share_x((top, rate, norm), steps, 8 if width > 5 else 4)
         norm.set_xlabel("tokens read")
 
     return _draw(name, draw, {"wide": 4.8, "narrow": 4.3})
@@ -98,18 +78,18 @@ def heldout_scatter(name: str, points: Sequence[Point]) -> dict[str, str]:
         high_y, low_y = max(high_y, min(high_x, low_x + (high_x - low_x) * 0.4)), min(low_y, low_x)
         axes.set(xlim=(low_x, high_x), ylim=(low_y, high_y))
         ends = [min(low_x, low_y), max(high_x, high_y)]
-        axes.fill_between(ends, ends, [ends[0]] * 2, color=_MODEL, alpha=0.06, linewidth=0)
-        axes.plot(ends, ends, color=_OTHER, linewidth=1.2, dashes=(4, 3))
+        axes.fill_between(ends, ends, [ends[0]] * 2, color=_INK.model, alpha=0.06, linewidth=0)
+        axes.plot(ends, ends, color=_INK.other, linewidth=1.2, dashes=(4, 3))
         largest = max((point.bytes for point in points), default=1)
         area = [14 + 170 * point.bytes / max(1, largest) for point in points]
         x, y = [point.xz for point in points], [point.model for point in points]
-        axes.scatter(x, y, s=area, color=_MODEL, alpha=0.55, linewidths=0)
+        axes.scatter(x, y, s=area, color=_INK.model, alpha=0.55, linewidths=0)
         _label(axes, points, area)
-        axes.set_title("model, bits per byte", loc="left", x=0, fontsize=9, color=_MUTED)
+        axes.set_title("model, bits per byte", loc="left", x=0, fontsize=9, color=_INK.muted)
         axes.set_xlabel("xz -9e, bits per byte")
         edge = min(high_x, high_y)
         away, side = ((-7, -6), "right") if edge == high_x else ((6, -9), "left")
-        axes.annotate("equal", (edge, edge), away, textcoords="offset points", ha=side, va="center", color=_OTHER)
+        axes.annotate("equal", (edge, edge), away, textcoords="offset points", ha=side, va="center", color=_INK.other)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6 if width > 5 else 5))
 
@@ -142,58 +122,6 @@ def share_bars(shares: dict[str, float] | None) -> list[dict[str, Any]]:
         half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
         rows.append({"label": label, "share": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half)})
     return rows
-
-
-def compact(value: float) -> str:
-    """A large number in at most three digits: 31500000 is `31.5 M`."""
-    for power, unit in ((12, " T"), (9, " G"), (6, " M"), (3, " k")):
-        if abs(value) >= 10**power * 0.9995:
-            return f"{value / 10**power:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _loss(axes: Axes, steps: Sequence[dict[str, float]], tie: tuple[str, float] | None) -> None:
-    tokens, loss = _column(steps, "loss")
-    axes.set_title("loss, nats per token", loc="left", x=0, fontsize=9, color=_MUTED)
-    axes.set_yscale("log")
-    if tie:
-        axes.axhline(tie[1], color=_OTHER, linewidth=1.2, dashes=(4, 3))
-        axes.annotate(
-            tie[0], (1, tie[1]), (0, 4), axes.get_yaxis_transform(), "offset points", ha="right", color=_OTHER
-        )
-    axes.plot(*_thin(tokens, loss), color=_MODEL, linewidth=0.8, alpha=0.35)
-    smoothed = _smooth(loss)
-    axes.plot(*_thin(tokens, smoothed), color=_MODEL, linewidth=1.8, solid_capstyle="round")
-    if len(loss):
-        axes.plot(tokens[-1:], smoothed[-1:], "o", color=_MODEL, markersize=4, clip_on=False)
-        axes.annotate(
-            f"{smoothed[-1]:.2f}", (tokens[-1], smoothed[-1]), (7, 0), textcoords="offset points", va="center",
-            annotation_clip=False,
-        )  # fmt: skip
-    drawn = [*loss.tolist(), *([tie[1]] if tie else [])] or [1.0]
-    low, high = max(min(drawn), 1e-3) * 0.94, max(max(drawn), 2e-3) * 1.06
-    axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(_ticks(low, high)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _strip(axes: Axes, steps: Sequence[dict[str, float]], key: str, title: str) -> None:
-    """A low panel below the loss, from zero."""
-    tokens, values = _column(steps, key)
-    thin = _thin(tokens, values)
-    axes.fill_between(*thin, color=_MUTED, alpha=0.12, linewidth=0)
-    axes.plot(*thin, color=_MUTED, linewidth=1.1)
-    if len(values) == 1:
-        axes.plot(tokens, values, "o", color=_MUTED, markersize=3.5, clip_on=False)
-    # One early spike of the norm must not flatten all that follows.
-    top = 1.0 if key == "rate" else float(np.percentile(values, 99)) * 1.25 if len(values) else 1.0
-    axes.set_ylim(0, (top if top > 0 else 1.0) * 1.04)
-    cut = len(values) > 0 and float(values.max()) > top * 1.04
-    axes.set_title(f"{title}, peaks cut off" if cut else title, loc="left", x=0, fontsize=9, color=_MUTED, pad=4)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_locator(FixedLocator([0, 1]) if key == "rate" else MaxNLocator(2, min_n_ticks=2))
 
 
 def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:
@@ -235,41 +163,6 @@ def _meet(one: tuple[float, float, float, float], other: tuple[float, float, flo
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _column(steps: Sequence[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and values of the steps that have a finite value."""
-    rows = [(step["tokens"], step[key]) for step in steps if math.isfinite(step.get(key, math.nan))]
-    table = np.array(rows, dtype=float).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over a fortieth of the run; the window shrinks towards the ends, so it starts true."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    half = np.minimum(np.minimum(index, index[::-1]), max(1, len(values) // 80))
-    return (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)
-
-
-def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the lowest and the highest point of every stretch: spikes survive."""
-    if len(x) <= 2 * _POINTS:
-        return x, y
-    stretches = np.array_split(np.arange(len(x)), _POINTS)
-    picks = {int(i) for part in stretches for i in (part[y[part].argmin()], part[y[part].argmax()])}
-    kept = sorted(picks | {0, len(x) - 1})
-    return x[kept], y[kept]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between the two, few enough to read on a logarithmic axis."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 1.5, 2, 3, 4, 6, 8), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
-        if len(inside := [tick for tick in ticks if low <= tick <= high]) >= 3:
-            return inside
-    return [float(f"{low + (high - low) * share:.3g}") for share in (0.1, 0.5, 0.9)]
-
-
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = max((high - low) * 0.08, 0.15, (0.6 - high + low) / 2)
@@ -279,7 +172,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 def _draw(name: str, draw: Callable[[Figure, float], None], heights: dict[str, float]) -> dict[str, str]:
     pictures = {}
     for size, width in WIDTHS.items():
-        with mpl.rc_context({**_SETTINGS, "svg.hashsalt": f"{name}-{size}"}), warnings.catch_warnings():
+        with (
+            mpl.rc_context({**_INK.settings(), "svg.fonttype": "none", "svg.hashsalt": f"{name}-{size}"}),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore", UserWarning)  # glyphs that matplotlib's own font lacks: the page has them
             # A figure's inch is 72 points, the page's 96 pixels: the browser makes the one the other.
             figure = Figure(figsize=(width, heights[size]), dpi=72)

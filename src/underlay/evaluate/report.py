@@ -10,7 +10,7 @@ the order and looks of the page to `report.html` beside this file.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 from itertools import pairwise
@@ -20,7 +20,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from underlay.evaluate.plots import Point, compact, funnel_bars, heldout_scatter, loss_curve, share_bars
+from underlay.evaluate.curve import compact
+from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, share_bars
 from underlay.trace.spans import covered
 
 _LONGEST_TEXT = 12_000
@@ -77,6 +78,8 @@ class ReportData:
     """(reference, made from: "role reference, ...")."""
     commands: list[str]
     """What to try next."""
+    evaluations: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    """By "pretrain" and "adapt": what was measured on held-out rows meanwhile, tokens (so far) and heldout_loss."""
 
 
 @dataclass(frozen=True)
@@ -305,9 +308,9 @@ def _figures(data: ReportData) -> dict[str, dict[str, Markup]]:
     tie = data.xz_bits_per_byte * math.log(2) * float(data.tokens.get("bytes_per_token", 0))
     if len(data.pretrain) > 1:
         even = ("even with xz -9e", tie) if math.isfinite(tie) and tie > 0 and data.heldout else None
-        figures["pretrain"] = loss_curve("pretrain", data.pretrain, even)
+        figures["pretrain"] = loss_curve("pretrain", data.pretrain, even, data.evaluations.get("pretrain", ()))
     if len(data.adapt) > 1:
-        figures["adapt"] = loss_curve("adapt", data.adapt)
+        figures["adapt"] = loss_curve("adapt", data.adapt, None, data.evaluations.get("adapt", ()))
     points = [
         Point(visible(source).split("/")[-1].split("\\")[-1], count, model, xz)
         for source, count, model, xz in data.heldout

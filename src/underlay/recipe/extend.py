@@ -25,6 +25,9 @@ _MAY_DIFFER = {
     "train.compile",
     "train.checkpoint_seconds",
     "train.keep_stable",
+    "train.examine_steps",  # looked at or not, what is learned is the same
+    "train.examine_rows",
+    "samples",
     "train.schedule.decay",
     "train.schedule.final",
     "train.short_rows",  # shares of the run: compared by what they come to

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from underlay.data import Corpus, Dataset
@@ -16,6 +15,7 @@ from underlay.progress import Progress
 from underlay.recipe.stages import ReportStage
 from underlay.text import Tokenizer
 from underlay.trace.tracer import Tracer
+from underlay.train.journal import EVALUATIONS, metrics_in, rows_of
 
 PAGE, COMPLETIONS = "report.html", "completions.json"
 
@@ -128,8 +128,8 @@ def _collect(
             "bytes_per_token": dataset.metrics["bytes_per_token"],
         },
         model={"parameters": base.metrics["parameters"]} | {k: v for k, v in config.items() if k != "vocabulary"},
-        pretrain=_log(inputs["base"].folder),
-        adapt=_log(inputs["model"].folder),
+        pretrain=rows_of(metrics_in(inputs["base"].folder)),
+        adapt=rows_of(metrics_in(inputs["model"].folder)),
         cost={
             "seconds": sum(artifact.manifest.cost.wall_seconds for artifact in made),
             "tokens": (base.cost.tokens or 0) + inherited["tokens"],
@@ -156,6 +156,10 @@ def _collect(
         stages=[(a.manifest.verb, a.manifest.cost.wall_seconds, a.reference) for a in made],
         lineage=[(a.reference, ", ".join(f"{p.role} {p.reference}" for p in a.manifest.parents)) for a in made],
         commands=next_commands(name),
+        evaluations={
+            stage: rows_of(inputs[role].folder / EVALUATIONS)
+            for stage, role in (("pretrain", "base"), ("adapt", "model"))
+        },
     )
 
 
@@ -183,10 +187,6 @@ def _redactions(corpus: Corpus) -> dict[str, int]:
                 kind, _, count = part.rpartition(" x")
                 found[kind] += int(count)
     return dict(found.most_common())
-
-
-def _log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
 
 
 def _share(metrics: Mapping[str, Any]) -> dict[str, float] | None:

@@ -11,6 +11,7 @@ from underlay.recipe.recipe import Recipe
 from underlay.recipe.stages import AnyStage
 from underlay.recipe.together import make
 from underlay.recipe.verbs import VERBS, Job
+from underlay.train.record import installed
 from underlay.train.world import World, alone
 
 
@@ -52,7 +53,7 @@ def run_recipe(
         seed = recipe.seed if verb.seeded else 0
         order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
         order = extend.asked_again(order, library)
-        work = _work(settings, dict(order.parents), recipe.seed, library, listener, verb.work, world)
+        work = _work(order.name, settings, dict(order.parents), recipe.seed, library, listener, verb.work, world)
         waiting = partial(listener.said, "another process is busy with this stage; waiting")
         result = make(world, library, order, work, verb.trains, waiting)
         made[stage] = result.artifact
@@ -63,6 +64,7 @@ def run_recipe(
 
 
 def _work(
+    name: str,
     settings: AnyStage,
     inputs: dict[str, Artifact],
     seed: int,
@@ -71,7 +73,7 @@ def _work(
     work: Callable[[Job], None],
     world: World,
 ) -> Callable[[Draft], None]:
-    return lambda draft: work(Job(settings, inputs, seed, draft, library, listener.moved, listener.said, world))
+    return lambda draft: work(Job(name, settings, inputs, seed, draft, library, listener.moved, listener.said, world))
 
 
 def _check(recipe: Recipe, library: Library, until: str | None) -> None:
@@ -89,6 +91,7 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
                 library.find(name, kind)
             elif found != kind:
                 raise UserError(f"stage {stage}: its {role} is {name}, which makes a {found}; it needs a {kind}")
+        installed(getattr(settings, "record", ()))
         output = (verb.makes, settings.name or recipe.name)
         if output in outputs:
             raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")

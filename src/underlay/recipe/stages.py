@@ -10,6 +10,7 @@ from underlay.data import CurateConfig, GatherConfig, MaskingConfig, MiddleConfi
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
 from underlay.train import TrainConfig
+from underlay.train.record import RecorderName
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -80,6 +81,10 @@ class PretrainStage(Stage):
     """Documents that are rearranged for a decoder to learn to fill in the middle; null: none."""
     embedding: Literal["spectral", "random"] = "spectral"
     """What a decoder's embeddings start from: counted pairs of neighbouring tokens, or chance."""
+    samples: tuple[str, ...] = ()
+    """Beginnings for a decoder to go on with at each evaluation (`train.examine_steps`)."""
+    record: tuple[RecorderName, ...] = ()
+    """Tools that draw the run's figures while it goes on: `tensorboard`, `mlflow`, `wandb`."""
     train: TrainConfig
     """How it is trained."""
 
@@ -102,6 +107,10 @@ class PretrainStage(Stage):
                 raise ValueError(f"fim: not for encoders, and {self.model.family} is one; masking is theirs")
             if not self.model.masked_head:
                 raise ValueError("model.masked_head: an encoder learns through it")
+            if self.samples:
+                raise ValueError(f"samples: an encoder says nothing, and {self.model.family} is one")
+        if self.samples and self.train.examine_steps is None:
+            raise ValueError("samples: they are made when the run is examined; set train.examine_steps too")
         if self.model.task is not None:
             raise ValueError("model.task: a base model is pretrained without a head for a task")
         return self
@@ -123,6 +132,8 @@ class AdaptStage(Stage):
     """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
     pairs: PairKind | Literal["auto"] = "auto"
     """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
+    record: tuple[RecorderName, ...] = ()
+    """Tools that draw the run's figures while it goes on: `tensorboard`, `mlflow`, `wandb`."""
     train: TrainConfig
     """How it is trained."""
 

@@ -5,7 +5,6 @@ model's manifest.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,23 +15,10 @@ from underlay.data import Corpus, Dataset, Rows
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
 from underlay.recipe import stages
+from underlay.recipe.reading import Read, read_in_pairs, read_in_rows
 from underlay.recipe.verbs import conversations
 from underlay.text import Tokenizer
-from underlay.train.journal import LOG
-
-
-@dataclass(frozen=True)
-class Read:
-    """A document, or a part of one, that was read."""
-
-    document: str
-    """Its id."""
-    source: str
-    first_line: int
-    last_line: int
-    licence: str
-    tokens: int
-    """How many of its tokens stood in the step; for conversations, how many conversations came from it."""
+from underlay.train.journal import metrics_in
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ def read_in(library: Library, model: Artifact, step: int) -> Step:
 def _log(model: Artifact, step: int) -> dict[str, float]:
     """The step's row in the log, whose lines are the steps from 1 on."""
     if step > 0:
-        with (model.folder / LOG).open(encoding="utf-8") as file:
+        with metrics_in(model.folder).open(encoding="utf-8") as file:
             for line in islice(file, step - 1, step):
                 row: dict[str, float] = json.loads(line)
                 return row
@@ -77,23 +63,14 @@ def _pretrained(library: Library, model: Artifact, values: dict[str, Any], step:
     settings = parse(stages.PretrainStage, values, model.reference)
     dataset = Dataset(library.ancestor(model, "dataset").folder)
     rows = Rows(dataset, settings.train.context, model.manifest.seed)
-    tokens: Counter[int] = Counter()
-    for sample in _samples(settings.train.batch_rows, step):
-        tokens.update(dict(rows.documents(sample)))
-    for number, count in tokens.most_common():
-        found = dataset.document(number)
-        yield Read(found.id, found.source, found.first_line, found.last_line, found.licence, count)
+    return read_in_rows(rows, _samples(settings.train.batch_rows, step))
 
 
 def _adapted(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
     settings = parse(stages.AdaptStage, values, model.reference)
     base, corpus = (library.find(values[role]) for role in ("model", "corpus"))
     _, source = conversations(library, base, corpus, settings, Tokenizer.load(base.folder), model.manifest.seed)
-    read = Counter(source.pairs[source.row(sample)].document for sample in _samples(settings.train.batch_rows, step))
-    documents = {document.id: document for document in Corpus(corpus.folder) if document.id in read}
-    for id_, count in read.most_common():
-        found = documents[id_]
-        yield Read(id_, found.source, found.first_line, found.last_line, found.licence, count)
+    return read_in_pairs(source, Corpus(corpus.folder), _samples(settings.train.batch_rows, step))
 
 
 def _samples(rows: int, step: int) -> range:

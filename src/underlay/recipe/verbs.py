@@ -12,32 +12,40 @@ from typing import Any
 import torch
 
 from underlay.adapt import Conversations, find_pairs, functions_in
+from underlay.adapt.pairs import PairKind
 from underlay.config import Config
 from underlay.data import Corpus, Dataset, Masked, Middles, Rows, curate, fingerprint, gather, pack
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
+from underlay.evaluate.curve import draw_curve
 from underlay.evaluate.functions import FunctionSample, sample_functions
 from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
-from underlay.models import AnyConfig, Encoder, count, sized
+from underlay.models import AnyConfig, Decoder, Encoder, count, sized
 from underlay.models.config import TextConfig
 from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import load_decoder, save_model
 from underlay.plan.flops import training_flops
 from underlay.progress import Progress
 from underlay.recipe import extend, stages
+from underlay.recipe.heldout import HeldOut, Speech
+from underlay.recipe.reading import read_in_pairs, read_in_rows
 from underlay.recipe.report import make_report
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
-from underlay.train import CausalLM, Outcome, Source, stable, train
-from underlay.train.journal import LOG
+from underlay.train import CausalLM, Onlookers, Outcome, Source, stable, train
+from underlay.train.record import Recorder, recorders, run_title
 from underlay.train.world import World
+
+CURVE = "loss.png"
 
 
 @dataclass(frozen=True)
 class Job:
     """All that a verb may look at."""
 
+    name: str
+    """Of the artifact."""
     settings: Any
     """The stage's own config; a verb knows its type."""
     inputs: Mapping[str, Artifact]
@@ -75,7 +83,7 @@ class Verb:
 
     def config(self, settings: Config) -> dict[str, Any]:
         """What belongs to a stage's order beside its inputs, as JSON."""
-        roles = {"verb", "name", *self.takes, *self.may_take}
+        roles = {"verb", "name", "record", *self.takes, *self.may_take}
         return settings.model_dump(mode="json", exclude=roles) | self.outside(settings)
 
     def inputs(self, settings: Config) -> dict[str, tuple[str, Kind]]:
@@ -153,16 +161,41 @@ def _pretrain(job: Job) -> None:
         source = Middles(rows, tokenizer, settings.fim)
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context, predicted)
-    _take_up(job)
-    outcome = train(
-        model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, chance, work, job.world
+    onlookers = Onlookers(
+        _examination(job, model, tokenizer) if settings.train.examine_steps else None,
+        _recorders(job),
+        lambda samples: [str(read) for read in read_in_rows(rows, samples)],
     )
-    if not job.world.leads:
+    _take_up(job)
+    scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
+    outcome = train(model, objective, source, settings.train, scratch, progress, log, chance, work, onlookers, world)
+    if not world.leads:
         return
     save_model(model, job.draft.folder, outcome.weights)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, config, work)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
+
+
+def _examination(job: Job, model: Decoder | Encoder, tokenizer: Tokenizer) -> HeldOut:
+    """Held-out rows of the dataset, made as those that are learned from; an encoder's are masked by the same rules."""
+    settings: stages.PretrainStage = job.settings
+    heldout = Dataset(job.folder("dataset"), "heldout")
+    rows = Rows(heldout, settings.train.context, job.seed, settings.isolate)
+    objective = CausalLM(settings.train.dtype())
+    if isinstance(model, Encoder):
+        return HeldOut(model, objective, Masked(rows, tokenizer, settings.masking), rows.count, settings.train)
+    speech = Speech.of(model, tokenizer, settings.samples, job.seed)
+    return HeldOut(model, objective, rows, rows.count, settings.train, tokenizer, speech)
+
+
+def _recorders(job: Job) -> dict[str, Recorder]:
+    settings: stages.PretrainStage | stages.AdaptStage = job.settings
+    if not settings.record or not job.world.leads:
+        return {}
+    shown = settings.model_dump(mode="json", exclude={"verb", "name", "record"}) | {"seed": job.seed}
+    title = run_title(job.name, job.draft.scratch)
+    return recorders(settings.record, job.library.root / "runs", title, shown)
 
 
 def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> AnyConfig:
@@ -192,11 +225,15 @@ def _adapt(job: Job) -> None:
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     work = training_flops(model.config, 1, settings.train.context)
-    _take_up(job)
-    outcome = train(
-        model, objective, source, settings.train, job.draft.scratch, job.progress, job.log, work=work, world=job.world
+    onlookers = Onlookers(
+        _held_out_pairs(job, model, tokenizer, kind) if settings.train.examine_steps else None,
+        _recorders(job),
+        lambda samples: [str(read) for read in read_in_pairs(source, Corpus(job.folder("corpus")), samples)],
     )
-    if not job.world.leads:
+    _take_up(job)
+    scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
+    outcome = train(model, objective, source, settings.train, scratch, progress, log, None, work, onlookers, world)
+    if not world.leads:
         return
     save_model(model, job.draft.folder, outcome.weights)
     tokenizer.save(job.draft.folder)
@@ -206,11 +243,27 @@ def _adapt(job: Job) -> None:
 
 def conversations(
     library: Library, base: Artifact, corpus: Artifact, settings: stages.AdaptStage, tokenizer: Tokenizer, seed: int
-) -> tuple[str, Conversations]:
+) -> tuple[PairKind, Conversations]:
     """What a model is adapted on, and which kind of pairs it is."""
     heldout = _held_out(library, base)
     kind, pairs = find_pairs((d for d in Corpus(corpus.folder) if d.id not in heldout), settings.pairs)
     return kind, Conversations(pairs, tokenizer, settings.train.context, seed)
+
+
+def _held_out_pairs(job: Job, model: Decoder, tokenizer: Tokenizer, kind: PairKind) -> HeldOut:
+    """Pairs of the documents that were kept from the model. Raises UserError where there are none."""
+    settings: stages.AdaptStage = job.settings
+    wanted = _held_out(job.library, job.inputs["model"])
+    try:
+        _, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id in wanted), kind)
+        source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
+    except UserError as error:
+        raise UserError(
+            f"adapt.train.examine_steps: no document was held out from {job.inputs['model'].reference} that gives "
+            f"{kind} which fit into a row; leave it out"
+        ) from error
+    objective = CausalLM(settings.train.dtype())
+    return HeldOut(model, objective, source, len(source), settings.train, tokenizer)
 
 
 def _held_out(library: Library, base: Artifact) -> set[str]:
@@ -235,7 +288,11 @@ def _take_up(job: Job) -> None:
 def _describe_training(job: Job, outcome: Outcome, config: TextConfig, work: float) -> None:
     """`work`: FLOPs of training on a token."""
     state, draft = outcome.progression, job.draft
-    shutil.copyfile(outcome.journal.path, draft.folder / LOG)
+    evaluations = list(outcome.evaluations)
+    for journal in (outcome.journal, outcome.evaluations, outcome.samples):
+        if journal.path.stat().st_size:
+            shutil.copyfile(journal.path, draft.folder / journal.path.name)
+    draw_curve(draft.folder / CURVE, list(outcome.journal), evaluations)
     last = outcome.journal.tail(20)
     kept, inherited = stable.publish(draft.scratch, draft.folder), extend.inherited(job.inputs, state)
     draft.tokens = state.tokens - inherited.tokens
@@ -253,6 +310,8 @@ def _describe_training(job: Job, outcome: Outcome, config: TextConfig, work: flo
         "stable": asdict(kept) if kept else None,
         "inherited": asdict(inherited) | {"flops": work * inherited.tokens} if inherited.step else None,
     }
+    if evaluations:
+        draft.metrics |= {name: value for name, value in evaluations[-1].items() if name not in ("step", "tokens")}
     draft.licences = next(iter(job.inputs.values())).manifest.licences
 
 

@@ -5,7 +5,9 @@ lets a killed run go on as if nothing had happened.
 """
 
 from underlay.train.config import TrainConfig
+from underlay.train.examine import Examination
 from underlay.train.loop import Outcome, Source, train
 from underlay.train.objectives import CausalLM, Loss, Objective
+from underlay.train.watch import Onlookers
 
-__all__ = ["CausalLM", "Loss", "Objective", "Outcome", "Source", "TrainConfig", "train"]
+__all__ = ["CausalLM", "Examination", "Loss", "Objective", "Onlookers", "Outcome", "Source", "TrainConfig", "train"]

@@ -1,5 +1,8 @@
 """An average of the weights over the steps, which is often better than the last of them (arXiv:2407.20177)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -28,6 +31,17 @@ class Average:
     def apply(self) -> None:
         """Put the average into the model."""
         torch._foreach_copy_(self._weights, self._means)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have the average in the model for the length of a block; afterwards all is as it was, bit for bit."""
+        before = [weight.clone() for weight in self._weights]
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self._weights, before)
 
     def state(self) -> dict[str, Tensor]:
         """The average, by the names of the weights."""

@@ -179,19 +179,20 @@ def name(step: int) -> str:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder`, if there is one."""
-    return max(folder.glob("step-*"), default=None)
+    """The newest whole checkpoint in `folder`, if there is one."""
+    return next((path for path in sorted(folder.glob("step-*"), reverse=True) if _is_whole(path)), None)
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether every file of tensors has the length that its own head tells."""
+    files = [*folder.glob("*.safetensors")]
     try:
-        for path in folder.glob("*.safetensors"):
+        for path in files:
             with safe_open(path, framework="pt"):
                 pass
     except (OSError, SafetensorError):
         return False
-    return True
+    return bool(files) and (folder / STATE).exists()
 
 
 @contextmanager

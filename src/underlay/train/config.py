@@ -70,6 +70,12 @@ class TrainConfig(Config):
     """Keep with the model what its rate fell from, so that a run of another length can go on from there (`extend`); of
     `wsd`. Takes up to three times the room of the weights."""
 
+    examine_steps: int | None = Field(default=None, gt=0)
+    """Steps between evaluations on held-out rows, with one more after the last step; null: none. They change nothing in
+    what is learned."""
+    examine_rows: int = Field(default=64, gt=0)
+    """Held-out rows that each evaluation reads, always the same; fewer where there are not so many."""
+
     @model_validator(mode="after")
     def _length(self) -> Self:
         if (self.steps is None) == (self.minutes is None):

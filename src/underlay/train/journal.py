@@ -1,6 +1,6 @@
-"""The log of a run: one line of JSON a step, beside the checkpoints.
+"""The files that a run writes beside its checkpoints, a line of JSON a row: its steps, its evaluations, its samples.
 
-A run that was killed repeats the steps since its last checkpoint, so what the log holds of them is cut off first.
+A run that was killed repeats the steps since its last checkpoint, so what the files hold of them is cut off first.
 """
 
 import json
@@ -8,13 +8,28 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-LOG = "log.jsonl"
-Row = dict[str, float]
+METRICS, EVALUATIONS, SAMPLES = "metrics.jsonl", "evaluations.jsonl", "samples.jsonl"
+"""Every step, one a line; every evaluation; what the model said in each."""
+_EARLIER = "log.jsonl"
+"""What METRICS was called in models of version 0.1.0."""
+
+Row = dict[str, Any]
+
+
+def metrics_in(folder: Path) -> Path:
+    """Where a model's folder has its steps."""
+    return folder / (METRICS if (folder / METRICS).exists() or not (folder / _EARLIER).exists() else _EARLIER)
+
+
+def rows_of(path: Path) -> list[Row]:
+    """All rows of a file; none where it does not exist."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 class Journal:
-    """An append-only file of rows, each of which has a `step`, counted from 1 without gaps."""
+    """An append-only file of rows, each of which has a `step` that is not less than that of the row before."""
 
     def __init__(self, path: Path, step: int) -> None:
         """Go on after `step`; later rows, and a half-written last one, are cut off."""
@@ -23,21 +38,25 @@ class Journal:
         path.touch()
         whole = 0
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if number > step or not line.endswith(b"\n"):
+            for line in file:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                     break
                 whole += len(line)
+        self._unsaved = path.stat().st_size != whole
         os.truncate(path, whole)
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, row: Row) -> None:
         """Write one row."""
         print(json.dumps(row), file=self._file)
+        self._unsaved = True
 
     def sync(self) -> None:
         """Have all rows on the disk; to be called before a checkpoint that counts on them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._unsaved:  # a disk may take its time, and most runs have no evaluations
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._unsaved = False
 
     def close(self) -> None:
         """Write what is left."""

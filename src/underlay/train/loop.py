@@ -25,13 +25,15 @@ from underlay.train import stable, watch
 from underlay.train.average import Average
 from underlay.train.checkpoint import Checkpoints, Part, Progression, Weights
 from underlay.train.config import TrainConfig
+from underlay.train.examine import Examiner
 from underlay.train.guard import Guard
 from underlay.train.interrupt import Interruptible
-from underlay.train.journal import LOG, Journal
+from underlay.train.journal import METRICS, Journal
 from underlay.train.memory import keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer
 from underlay.train.preflight import fitting, inspect
+from underlay.train.record import Recording
 from underlay.train.spread import Spread, blocks
 from underlay.train.world import World, alone
 
@@ -52,6 +54,10 @@ class Outcome:
     progression: Progression
     journal: Journal
     """One row a step: step, tokens, loss (nats a target), rate, norm (of the gradient), kept (0: left out)."""
+    evaluations: Journal
+    """One row an examination: step, tokens, and its figures."""
+    samples: Journal
+    """One row a sample of an examination: step, and its parts."""
     tokens_per_second: float
     of_peak: float | None
     """Share of the machine's measured matrix products that this is, where a token's work is known."""
@@ -73,20 +79,23 @@ def train(
     log: Callable[[str], None] = lambda _: None,
     chance: float | None = None,
     work: float | None = None,
+    onlookers: watch.Onlookers = watch.NOBODY,
     world: World | None = None,
 ) -> Outcome:
     """Train `model` in place, together with all processes of the `world`; checkpoints live in `scratch`.
 
     `chance`: the loss of a model that knows nothing, where `model` is one; it is told if the first loss is another.
     `work`: FLOPs of training on a token, for telling how much of the machine is used.
+    `onlookers`: who looks at the run; nothing that is learned depends on them.
 
     Raises UserError where it cannot fit into memory, a batch has nothing to learn from or the run diverges,
     MachineError where memory runs out on the way, KeyboardInterrupt after a checkpoint when the run is asked to stop.
     """
     world = world or alone()
-    run = _Run(model, objective, source, config, scratch, world)
-    state, journal = run.state, run.journal
-    notes = watch.Notes(journal, state, log)
+    run = _Run(model, objective, source, config, scratch, onlookers, world)
+    state, journal, examiner = run.state, run.journal, run.examiner
+    recording = Recording(onlookers.recorders, log)
+    notes = watch.Notes(journal, state, log, recording, onlookers.documents)
     log(config.mode() + (f", {world.size} processes" if world.size > 1 else ""))
     at_peak = work / watch.products(config.dtype()) / world.size if work else None
     if state.micro_rows:
@@ -102,18 +111,24 @@ def train(
     clock = watch.Clock(earlier, state.tokens, at_peak)
     cpu_began = time.process_time()
     saved_at = clock.seconds()
-    with Interruptible() as interrupt:
+    with recording.after(state.step), Interruptible() as interrupt:
         run.keep_stable()  # where another run was taken over that fell from the same step
-        while state.steps is None or state.step < state.steps:
+        while True:
+            if examiner.due():
+                notes.settle()
+                with clock.aside():
+                    recording.add(examiner.look(log))
+            if state.steps is not None and state.step >= state.steps:
+                break
             rate = config.schedule.rate(state.step, state.steps)
             measured = run.step(rate, log)
             notes.settle()
-            notes.take(measured, rate)
+            notes.take(measured, rate, config.batch_rows)
             state.seconds = clock.seconds()
             state.cpu_seconds = earlier_cpu + time.process_time() - cpu_began
             clock.lap(state.tokens)
             replanned = _plan_length(config, state, clock, world)
-            watch.report(progress, state, notes.loss, clock, config)
+            watch.report(progress, state, notes.loss, examiner, clock, config)
             due = state.seconds - saved_at > config.checkpoint_seconds
             due = due or replanned or interrupt.requested or run.leaves_stable()
             stops, saves = world.most(interrupt.requested, due)
@@ -124,17 +139,17 @@ def train(
             if stops:
                 run.settle()
                 raise KeyboardInterrupt
-    notes.settle()
-    run.settle()
-    journal.close()
+        notes.settle()
+    run.close()
     if 2 * state.skipped > state.step:
-        raise UserError(watch.diverged(state))
+        raise UserError(watch.diverged(state, scratch))
     if state.skipped:
         log(f"{state.skipped} steps were left out, {state.skipped / state.step:.1%}; their rows in the log have kept 0")
     if run.average:
         run.average.apply()
     speed, of_peak = clock.tokens_per_second(), clock.of_peak()
-    return Outcome(run.spread.whole(), state, journal, speed, of_peak, config.mode(), earlier, earlier_cpu)
+    evaluations, samples, weights = examiner.evaluations, examiner.samples, run.spread.whole()
+    return Outcome(weights, state, journal, evaluations, samples, speed, of_peak, config.mode(), earlier, earlier_cpu)
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -151,7 +166,14 @@ class _Run:
     """All that a step changes, taken up from the newest checkpoint."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, source: Source, config: TrainConfig, scratch: Path, world: World
+        self,
+        model: nn.Module,
+        objective: Objective,
+        source: Source,
+        config: TrainConfig,
+        scratch: Path,
+        onlookers: watch.Onlookers,
+        world: World,
     ) -> None:
         self.model, self.objective, self.source, self.config, self.world = model, objective, source, config, world
         self.spread = Spread(model, config, world)
@@ -165,12 +187,15 @@ class _Run:
         if self.state.steps is None:
             self.state.steps = config.steps
         self.kept = Checkpoints(scratch / stable.KEPT, parts, world)
-        self.journal = Journal(scratch / (LOG if world.leads else f"{world.rank}-{LOG}"), self.state.step)
+        own = scratch if world.leads else scratch / f"process-{world.rank}"
+        self.journal = Journal(own / METRICS, self.state.step)
+        self.examiner = Examiner(onlookers.examine, config, self.spread, self.average, own, self.state)
         self._halved = False
 
     def save(self) -> None:
-        """Write a checkpoint, and before it the log that it counts on."""
+        """Write a checkpoint, and before it the rows that it counts on."""
         self.journal.sync()
+        self.examiner.sync()
         self.kept.settle()
         self.keep_stable()
         self.checkpoints.save(self.state)
@@ -191,6 +216,12 @@ class _Run:
         if not self.config.keep_stable or state.steps is None:
             return False
         return 0 < state.step == self.config.schedule.stable(state.steps)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.settle()
+        self.journal.close()
+        self.examiner.close()
 
     def step(self, rate: float, log: Callable[[str], None]) -> Tensor:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
@@ -250,8 +281,7 @@ def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock, wo
     due = state.step == config.schedule.decay_start(state.steps) - 1 if state.steps else state.step >= watch.PROBE_STEPS
     if not due or not clock.measured():  # an attempt that has just resumed does not know its speed yet
         return False
-    left = max(0.0, config.minutes * 60 - clock.seconds())
-    steps = state.step + max(1, round(left / clock.seconds_per_step()))
+    steps = state.step + clock.steps_in(config.minutes * 60 - clock.seconds(), config.examine_steps)
     if known and state.steps and config.schedule.decay_start(steps) <= state.step - 1:
         steps = state.steps  # shortening would put the start of the decay into the past
     if state.taken_over:  # and so it would where all steps so far were stable

@@ -198,6 +198,12 @@ class Spread:
             length //= self.mesh["tensor"].size()
         return self.mesh["data"].get_group(), _chunks(len(stack), self.replicas), _chunks(length, self.replicas)
 
+    def taken_apart(self) -> None:
+        """Have nothing of the model put together any more, after it was run without a backward pass."""
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def whole(self) -> dict[str, Tensor]:
         """All weights and buffers, in the memory of the leading process; nothing in the others.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from underlay.train import checkpoint
 from underlay.train.checkpoint import STATE, Checkpoints, Progression
-from underlay.train.journal import LOG
+from underlay.train.journal import EVALUATIONS, METRICS, SAMPLES, metrics_in
 
 RESUME = "resume"
 """The folder of a trained model in which it is kept."""
@@ -64,7 +64,10 @@ def take_up(model: Path, kept: Kept, scratch: Path) -> None:
     """Let a run in `scratch` that has not begun go on from what `model` keeps, log and time spent included."""
     if checkpoint.newest(scratch):
         return
-    shutil.copyfile(model / LOG, scratch / LOG)
+    shutil.copyfile(metrics_in(model), scratch / METRICS)
+    for name in (EVALUATIONS, SAMPLES):
+        if (model / name).exists():
+            shutil.copyfile(model / name, scratch / name)
     state = kept_in(model)
     state.taken_over, state.seconds, state.cpu_seconds = state.step, kept.seconds, kept.cpu_seconds
     checkpoint.put(scratch, state, partial(_copy_tensors, model / RESUME))
