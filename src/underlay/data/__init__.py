@@ -10,8 +10,9 @@ from underlay.data.dataset import Dataset, Split
 from underlay.data.document import Document
 from underlay.data.gather import GatherConfig, fingerprint, gather
 from underlay.data.masking import Masked, MaskingConfig
+from underlay.data.mixture import MixtureStage, Stages
 from underlay.data.pack import PackConfig, pack
-from underlay.data.rows import Rows
+from underlay.data.rows import Packing, Rows
 
 __all__ = [
     "Corpus",
@@ -21,9 +22,12 @@ __all__ = [
     "GatherConfig",
     "Masked",
     "MaskingConfig",
+    "MixtureStage",
     "PackConfig",
+    "Packing",
     "Rows",
     "Split",
+    "Stages",
     "curate",
     "fingerprint",
     "gather",

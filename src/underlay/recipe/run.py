@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from underlay.data.mixture import check_parts
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
 from underlay.recipe.recipe import Recipe
-from underlay.recipe.stages import AnyStage
+from underlay.recipe.stages import AnyStage, PackStage, PretrainStage
 from underlay.recipe.verbs import VERBS, Job
 
 
@@ -37,8 +38,7 @@ def run_recipe(recipe: Recipe, library: Library, listener: Listener, until: str 
         listener.started(stage, number, len(recipe.stages))
         verb = VERBS[settings.verb]
         inputs = {
-            role: made.get(getattr(settings, role)) or library.find(getattr(settings, role), kind)
-            for role, kind in verb.takes.items()
+            role: made.get(name) or library.find(name, kind) for role, (name, kind) in verb.asked(settings).items()
         }
         config = settings.model_dump(mode="json", exclude={"verb", "name", *verb.takes}) | verb.outside(settings)
         seed = recipe.seed if verb.seeded else 0
@@ -70,8 +70,7 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
     outputs: dict[tuple[str, str], str] = {}
     for stage, settings in recipe.stages.items():
         verb = VERBS[settings.verb]
-        for role, kind in verb.takes.items():
-            name = getattr(settings, role)
+        for role, (name, kind) in verb.asked(settings).items():
             found = kinds.get(name)
             if found is None and name in recipe.stages:
                 raise UserError(f"stage {stage}: its {role} is {name}, which comes later; move {name} up")
@@ -79,6 +78,9 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
                 library.find(name, kind)
             elif found != kind:
                 raise UserError(f"stage {stage}: its {role} is {name}, which makes a {found}; it needs a {kind}")
+        packed = recipe.stages.get(settings.dataset) if isinstance(settings, PretrainStage) else None
+        if isinstance(settings, PretrainStage) and isinstance(packed, PackStage) and settings.mixture:
+            check_parts(settings.mixture, packed.corpora)
         output = (verb.makes, settings.name or recipe.name)
         if output in outputs:
             raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")

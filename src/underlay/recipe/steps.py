@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Any
 
 from underlay.config import parse
-from underlay.data import Corpus, Dataset, Rows
+from underlay.data import Corpus, Dataset
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
 from underlay.recipe import stages
-from underlay.recipe.verbs import LOG, conversations
+from underlay.recipe.verbs import LOG, conversations, rows_of
 from underlay.text import Tokenizer
 
 
@@ -32,6 +32,8 @@ class Read:
     licence: str
     tokens: int
     """How many of its tokens stood in the step; for conversations, how many conversations came from it."""
+    part: str | None = None
+    """The part of the dataset that it is in, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ def _log(model: Artifact, step: int) -> dict[str, float]:
 def _pretrained(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
     settings = parse(stages.PretrainStage, values, model.reference)
     dataset = Dataset(library.ancestor(model, "dataset").folder)
-    rows = Rows(dataset, settings.train.context, model.manifest.seed)
+    rows = rows_of(dataset, settings, model.manifest.seed)
     tokens: Counter[int] = Counter()
     for sample in _samples(settings.train.batch_rows, step):
         tokens.update(dict(rows.documents(sample)))
     for number, count in tokens.most_common():
         found = dataset.document(number)
-        yield Read(found.id, found.source, found.first_line, found.last_line, found.licence, count)
+        part = dataset.part_at(found.start)
+        yield Read(found.id, found.source, found.first_line, found.last_line, found.licence, count, part)
 
 
 def _adapted(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
