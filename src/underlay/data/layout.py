@@ -9,7 +9,9 @@ Modeling", arXiv:2404.10830):
     best fit   <bos> b b b b b b b | <bos> a a a <eos> pad pad pad | <bos> c <eos> b b <eos> pad pad
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -42,12 +44,12 @@ class Windows:
         self.counts: Sequence[int] = [
             max(0, len(part) - 1) // context for part in parts
         ]  # a row's last target stands behind it
-        self._first = np.cumsum([0, *self.counts])
+        self._first = [0, *accumulate(self.counts)]
 
     def pieces(self, row: int) -> list[tuple[int, int]]:
         """One piece, wherever documents begin and end."""
-        part = int(np.searchsorted(self._first, row, side="right")) - 1
-        start = self.parts[part].start + (row - int(self._first[part])) * self.context
+        part = bisect_right(self._first, row) - 1
+        start = self.parts[part].start + (row - self._first[part]) * self.context
         return [(start, start + self.context)]
 
 
