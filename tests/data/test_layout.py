@@ -86,7 +86,7 @@ def test_every_token_stands_in_one_row_and_documents_that_fit_stay_whole(
 @given(LENGTHS)
 def test_windows_of_parts_stay_within_them(folder: Path, prose: list[int]) -> None:
     dataset = write(folder, code=[5, 9, 40, 13], prose=prose)
-    layout = Windows(dataset, list(dataset.parts.values()), CONTEXT)
+    layout = Windows(list(dataset.parts.values()), CONTEXT)
     for row in range(sum(layout.counts)):
         ((start, end),) = layout.pieces(row)
         part = dataset.parts["code" if row < layout.counts[0] else "prose"]

@@ -131,6 +131,18 @@ def test_parts_are_shuffled_among_each_other() -> None:
     assert len({tuple(parts[start : start + 64]) for start in range(0, 4096, 64)}) == 64
 
 
+def test_a_stage_may_end_anywhere() -> None:
+    """With these weights a last block of a few rows would take rows back from a part: it is one with that before it."""
+    weights = {"code": 0.3333, "prose": 0.0156, "maths": 0.6511}
+    rows = dict.fromkeys(weights, 50)
+    for length in range(195, 210):
+        stages = [MixtureStage(tokens=length * CONTEXT, weights=weights), MixtureStage(weights=weights)]
+        mixture = Mixture(stages, rows, CONTEXT, 0)
+        parts = Counter(part_of(mixture.row(number), rows)[0] for number in range(length))
+        assert {name: count for name, (count, _) in mixture.read(length).items()} == parts
+        assert all(abs(parts[name] - length * weight) < 1 for name, weight in weights.items())
+
+
 def test_small_shares_come_about() -> None:
     mixture = Mixture([MixtureStage(weights={"code": 9999, "prose": 1})], {"code": 7, "prose": 7}, CONTEXT, 0)
     assert mixture.read(30_000)["prose"] == (3, 3 / 7)

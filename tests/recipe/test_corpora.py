@@ -9,11 +9,12 @@ from test_recipe import Log
 
 from underlay.data import Dataset
 from underlay.errors import UserError
-from underlay.library import Artifact, Library
+from underlay.library import Artifact, Draft, Library
+from underlay.progress import silent
 from underlay.recipe import read_recipe, run_recipe
 from underlay.recipe.stages import PackStage
 from underlay.recipe.steps import read_in
-from underlay.recipe.verbs import VERBS
+from underlay.recipe.verbs import VERBS, Job
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "mixture.yaml"
 TRAIN = "{steps: 12, context: 64, batch_rows: 8, micro_rows: 4, compile: false, precision: float32}"
@@ -76,6 +77,19 @@ def test_the_order_of_names_is_no_setting(made: dict[str, Artifact], library: Li
     log = Log()
     assert run_recipe(read_recipe(RECIPE, changed), library, log, until="pack")["pack"] == made["pack"]
     assert log.reused["pack"]
+
+
+def test_corpora_come_by_name(made: dict[str, Artifact], library: Library, tmp_path: Path) -> None:
+    def corpora(**inputs: Artifact) -> list[str]:
+        named = {role.replace("_", "."): one for role, one in inputs.items()}
+        job = Job(None, named, 0, Draft(tmp_path, tmp_path), library, silent, print)
+        return list(job.corpora())
+
+    assert corpora(corpora_prose=made["prose"], corpora_code=made["code"], tokenizer=made["tokenizer"]) == [
+        "code",
+        "prose",
+    ]
+    assert corpora(corpus=made["prose"], tokenizer=made["tokenizer"]) == [""]
 
 
 def test_each_step_names_its_documents_and_their_parts(made: dict[str, Artifact], library: Library) -> None:

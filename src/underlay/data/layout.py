@@ -38,7 +38,7 @@ class Windows:
 
     crossing = True
 
-    def __init__(self, _: Dataset, parts: Sequence[range], context: int) -> None:
+    def __init__(self, parts: Sequence[range], context: int) -> None:
         """`parts`: the tokens of each."""
         self.parts, self.context = parts, context
         self.counts: Sequence[int] = [

@@ -46,8 +46,8 @@ class Rows:
             check_parts(mixture, dataset.parts)
         apart = dataset.parts if mixture or packing == "best_fit" else {}
         parts = apart or {"": range(len(dataset))}
-        kind = BestFit if packing == "best_fit" else Windows
-        self.layout: Layout = kind(dataset, list(parts.values()), context)
+        tokens = list(parts.values())
+        self.layout: Layout = BestFit(dataset, tokens, context) if packing == "best_fit" else Windows(tokens, context)
         self.count = sum(self.layout.counts)
         if self.count < LEAST_ROWS:
             raise UserError(
