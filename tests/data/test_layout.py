@@ -83,6 +83,12 @@ def test_every_token_stands_in_one_row_and_documents_that_fit_stay_whole(
     assert layout.cut == len(cut) / len(dataset.ids)
 
 
+def test_the_drawing_is_true(folder: Path) -> None:
+    """The one at the top of `data/layout.py`."""
+    layout = BestFit(write(folder, whole=[5, 11, 3]), [range(19)], 8)
+    assert [layout.pieces(row) for row in range(3)] == [[(5, 13)], [(0, 5), (13, 16)], [(16, 19)]]
+
+
 @given(LENGTHS)
 def test_windows_of_parts_stay_within_them(folder: Path, prose: list[int]) -> None:
     dataset = write(folder, code=[5, 9, 40, 13], prose=prose)

@@ -27,7 +27,7 @@ def curricula(draw: st.DrawFn) -> tuple[list[MixtureStage], dict[str, int]]:
     for _ in range(draw(st.integers(0, 3))):
         used = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
         weights = {name: draw(WEIGHT) for name in used}
-        stages.append(MixtureStage(tokens=draw(st.integers(1, 300 * CONTEXT)), weights=weights))
+        stages.append(MixtureStage(tokens=draw(st.integers(1, 200 * CONTEXT)), weights=weights))
     stages.append(MixtureStage(weights={name: draw(WEIGHT) for name in names}))
     return stages, {name: draw(st.integers(1, 90)) for name in names}
 
@@ -50,7 +50,7 @@ def test_counting_row_by_row_gives_the_same(given_: tuple[list[MixtureStage], di
     stages, rows = given_
     mixture = Mixture(stages, rows, CONTEXT, seed)
     seen: Counter[str] = Counter()
-    for number in range(sum(lengths(stages)) + 150):
+    for number in range(sum(lengths(stages)) + 100):
         assert mixture.read(number) == {name: (seen[name], seen[name] / rows[name]) for name in rows}
         name, row = part_of(mixture.row(number), rows)
         assert row == Passes(rows[name], f"{seed}:{name}").row(seen[name])
@@ -62,7 +62,7 @@ def test_within_a_pass_every_row_is_read_once(given_: tuple[list[MixtureStage], 
     stages, rows = given_
     mixture = Mixture(stages, rows, CONTEXT, 0)
     read: dict[str, list[int]] = {name: [] for name in rows}
-    for number in range(sum(lengths(stages)) + 150):
+    for number in range(sum(lengths(stages)) + 100):
         name, row = part_of(mixture.row(number), rows)
         read[name].append(row)
     for name, found in read.items():
@@ -83,7 +83,7 @@ def test_every_stage_and_every_block_has_its_shares(given_: tuple[list[MixtureSt
         period = math.lcm(*(share.denominator for share in scaled))
         block = max(64, math.ceil(1 / min(scaled)))
         block = math.ceil(block / period) * period if period <= 1024 else block
-        ends = range(0, (length or 10 * block) + 1, block)
+        ends = range(0, (length or 4 * block) + 1, block)
         # A stage's last block takes in what would be less than one.
         ends = ends if length is None else [*ends[: max(1, len(ends) - 1)], length]
         for end in ends:

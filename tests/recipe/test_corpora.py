@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from test_recipe import Log
+from typer.testing import CliRunner
 
+from underlay.cli import app
 from underlay.data import Dataset
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library
@@ -112,6 +114,13 @@ def test_each_step_names_its_documents_and_their_parts(made: dict[str, Artifact]
     for name, tokens in dataset.parts.items():
         assert 0.9 * metrics[name]["tokens"] < total[name] <= metrics[name]["tokens"]
         assert metrics[name]["passes"] == pytest.approx(metrics[name]["tokens"] / len(tokens), rel=0.1)
+
+
+def test_the_table_of_a_step_shows_parts(made: dict[str, Artifact], library: Library) -> None:
+    asked = ["trace", "batch", made["pretrain"].reference, "--step", "12", "--library", str(library.root)]
+    shown = CliRunner().invoke(app, asked).output.splitlines()
+    assert shown[1].split() == ["read", "document", "licence", "part"]
+    assert {line.split()[-1] for line in shown[2:]} == {"code", "prose"}
 
 
 def test_a_run_tells_how_well_it_is_packed(made: dict[str, Artifact], said: Log) -> None:

@@ -6,7 +6,7 @@ Modeling", arXiv:2404.10830):
 
     stream     <bos> a a a <eos> <bos> b b b b b b b b b <eos> <bos> c <eos> ...                    rows of 8
     windows    <bos> a a a <eos> <bos> b b | b b b b b b b <eos> | <bos> c <eos> ...
-    best fit   <bos> b b b b b b b | <bos> a a a <eos> pad pad pad | <bos> c <eos> b b <eos> pad pad
+    best fit   <bos> b b b b b b b | <bos> a a a <eos> b b <eos> | <bos> c <eos> pad pad pad pad pad
 """
 
 from bisect import bisect_right
@@ -41,9 +41,8 @@ class Windows:
     def __init__(self, parts: Sequence[range], context: int) -> None:
         """`parts`: the tokens of each."""
         self.parts, self.context = parts, context
-        self.counts: Sequence[int] = [
-            max(0, len(part) - 1) // context for part in parts
-        ]  # a row's last target stands behind it
+        # A row's last target stands behind it.
+        self.counts: Sequence[int] = [max(0, len(part) - 1) // context for part in parts]
         self._first = [0, *accumulate(self.counts)]
 
     def pieces(self, row: int) -> list[tuple[int, int]]:
