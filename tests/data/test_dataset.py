@@ -1,5 +1,7 @@
 """Datasets: every token leads back to its document, and every step's rows are known from its number."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,58 @@ def test_of_few_documents_the_shortest_is_held_out(world: World, tmp_path: Path)
     assert Dataset(tmp_path / "d", "heldout").document(0).source == "7"
 
 
+@pytest.fixture(scope="module")
+def halves(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Corpus]:
+    """Two corpora that have some documents in common."""
+    folder, documents = tmp_path_factory.mktemp("halves"), list(world.corpus)
+    chosen = {"prose": documents[:9], "code": documents[7:]}
+    return {name: Corpus.write(folder / name, some, []) for name, some in chosen.items()}
+
+
+def test_each_corpus_is_a_part_of_the_tokens(world: World, halves: dict[str, Corpus], tmp_path: Path) -> None:
+    pack(halves, world.tokenizer, PackConfig(heldout=0.2), tmp_path)
+    ids: dict[str, set[str]] = {}
+    for split in ("train", "heldout"):
+        dataset = Dataset(tmp_path, split)
+        assert list(dataset.parts) == ["code", "prose"]  # by name: the order they are given in is no setting
+        assert [*dataset.parts["code"], *dataset.parts["prose"]] == list(range(len(dataset)))
+        for name, tokens in dataset.parts.items():
+            found = dataset.ids[dataset.inside(tokens)]
+            assert found
+            assert {dataset.part_at(int(start)) for start in dataset.starts[dataset.inside(tokens)]} == {name}
+            ids[f"{split} {name}"] = set(found)
+    for name, corpus in halves.items():
+        assert ids[f"train {name}"] | ids[f"heldout {name}"] == {document.id for document in corpus}
+    # What is held out of one corpus is not learned from another.
+    assert not (ids["train code"] | ids["train prose"]) & (ids["heldout code"] | ids["heldout prose"])
+
+
+def test_what_is_held_out_for_want_of_another_is_so_everywhere(world: World, tmp_path: Path) -> None:
+    """The shortest document of one corpus is held out; the same text stands in the other."""
+    short, long, other = (Document("word " * n, f"{n}", 1, 1, "MIT", "text") for n in (7, 400, 300))
+    corpora = {
+        "one": Corpus.write(tmp_path / "one", [short, long], []),
+        "two": Corpus.write(tmp_path / "two", [other, short], []),
+    }
+    (tmp_path / "d").mkdir()
+    pack(corpora, world.tokenizer, PackConfig(heldout=1e-9), tmp_path / "d")
+    assert set(Dataset(tmp_path / "d").ids) == {long.id, other.id}
+    assert Dataset(tmp_path / "d", "heldout").ids == [short.id, short.id]
+    corpora["two"] = Corpus.write(tmp_path / "three", [short, short], [])
+    with pytest.raises(UserError, match="all 2 documents of corpus two would be held out"):
+        pack(corpora, world.tokenizer, PackConfig(heldout=1e-9), tmp_path / "e")
+    corpora["two"] = Corpus.write(tmp_path / "four", [short], [])
+    with pytest.raises(UserError, match="corpus two has 1 document"):
+        pack(corpora, world.tokenizer, PackConfig(), tmp_path / "e")
+
+
+def test_datasets_without_parts_are_what_they_were(world: World) -> None:
+    values = json.loads((world.folder / "dataset.json").read_text())
+    assert set(values) == {"format", "dtype", "vocabulary", "tokens", "documents", "bytes"}
+    assert world.dataset.parts == {}
+    assert world.dataset.part_at(0) is None
+
+
 @pytest.mark.parametrize("damage", ["tokens.bin", "dataset.json"])
 def test_damaged_datasets_are_refused(world: World, tmp_path: Path, damage: str) -> None:
     pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path)
@@ -83,6 +137,17 @@ def test_the_permutation_depends_on_its_key_and_shuffles() -> None:
     for order in orders:
         correlation = np.corrcoef(order, range(1000))[0, 1]
         assert abs(correlation) < 0.15
+
+
+def test_the_order_of_rows_is_what_it_always_was(world: World) -> None:
+    """Runs of earlier versions go on, and their steps are traced, only as long as these formulas stay."""
+    assert [permute(index, 10, b"key") for index in range(10)] == [5, 8, 0, 3, 2, 7, 9, 4, 1, 6]
+    rows = Rows(world.dataset, 16, seed=3)
+    assert rows.count == (len(world.dataset) - 1) // 16
+    for sample in (0, 7, rows.count + 5):
+        turn, index = divmod(sample, rows.count)
+        assert rows.start(sample) == 16 * permute(index, rows.count, hashlib.sha256(f"3:{turn}".encode()).digest())
+    assert rows.batch(0, 2).weights is None
 
 
 def test_each_pass_reads_every_row_once(world: World) -> None:

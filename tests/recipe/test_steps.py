@@ -68,6 +68,13 @@ def test_pretraining(world: tuple[Library, dict[str, Artifact], dict[str, list[B
         assert named <= {ids[number] for row in rows for number in row}
 
 
+def test_a_model_whose_size_came_from_one_number(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    recipe = read_recipe(SMALL, ("pretrain.train.steps=2",), params="100k")
+    model = run_recipe(recipe, library, Silent(), until="pretrain")["pretrain"]
+    assert sum(read.tokens for read in read_in(library, model, 2).documents) == 4 * 192
+
+
 def test_adapting(world: tuple[Library, dict[str, Artifact], dict[str, list[Batch]]]) -> None:
     library, made, batches = world
     read = batches["Conversations"][1:]

@@ -25,7 +25,9 @@ def started(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_all_processes_train_and_one_speaks(tmp_path: Path) -> None:
-    recipe = (str(ROOT / "recipes" / "small.yaml"), "--until", "pretrain", "--set", "pretrain.train.steps=6", "--json")
+    settings = ("train.steps=6", "train.examine_steps=2", "train.average=0.5", "samples=['def ', 'import ']")
+    recipe = (str(ROOT / "recipes" / "small.yaml"), "--until", "pretrain", "--json")
+    recipe += tuple(part for setting in settings for part in ("--set", f"pretrain.{setting}"))
     made = {}
     for processes in (2, 1):
         folder = tmp_path / str(processes)
@@ -38,6 +40,7 @@ def test_all_processes_train_and_one_speaks(tmp_path: Path) -> None:
         assert not list((folder / ".staging").iterdir())
     one, two = made[1].manifest, made[2].manifest
     assert one.metrics["loss"] == pytest.approx(two.metrics["loss"], rel=1e-6)
+    assert one.metrics["heldout_loss"] == pytest.approx(two.metrics["heldout_loss"], rel=1e-6)
     assert one.key == two.key
     files = [{file.path for file in manifest.files if not file.path.startswith("resume/")} for manifest in (one, two)]
     assert files[0] == files[1]

@@ -91,8 +91,11 @@ def batch(
     table.add_column("document", overflow="fold")
     table.add_column("licence")
     shown = found.documents[: limit or None]
+    if any(read.part for read in shown):
+        table.add_column("part")
     for read in shown:
-        table.add_row(f"{read.tokens:,}", f"{read.source}:{read.first_line}-{read.last_line}", read.licence)
+        place = f"{read.source}:{read.first_line}-{read.last_line}"
+        table.add_row(f"{read.tokens:,}", place, read.licence, *([read.part] if read.part else []))
     out.print(table)
     if len(shown) < len(found.documents):
         out.print(f"and {len(found.documents) - len(shown):,} more; --limit 0 lists all", style="dim")

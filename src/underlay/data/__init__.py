@@ -11,8 +11,9 @@ from underlay.data.document import Document
 from underlay.data.gather import GatherConfig, fingerprint, gather
 from underlay.data.masking import Masked, MaskingConfig
 from underlay.data.middle import MiddleConfig, Middles
+from underlay.data.mixture import MixtureStage, Stages
 from underlay.data.pack import PackConfig, pack
-from underlay.data.rows import Rows
+from underlay.data.rows import Packing, Rows
 
 __all__ = [
     "Corpus",
@@ -24,9 +25,12 @@ __all__ = [
     "MaskingConfig",
     "MiddleConfig",
     "Middles",
+    "MixtureStage",
     "PackConfig",
+    "Packing",
     "Rows",
     "Split",
+    "Stages",
     "curate",
     "fingerprint",
     "gather",

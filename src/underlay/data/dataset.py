@@ -1,17 +1,20 @@
 """A dataset on disk: memory-mapped tokens, and a table that leads from any token to its document.
 
 Each split is a folder with `tokens.bin` (little-endian unsigned integers: BOS document EOS BOS document EOS ...) and
-`documents.parquet` (one row a document, with its place in the tokens and its place in its source).
+`documents.parquet` (one row a document, with its place in the tokens and its place in its source). Where a dataset was
+packed from several corpora, each is a part: a stretch of the tokens.
 """
 
 import json
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import Field
 
 from underlay.config import Config, parse
 from underlay.errors import UserError
@@ -31,6 +34,8 @@ class DatasetInfo(Config):
     documents: dict[Split, int]
     bytes: dict[Split, int]
     """UTF-8 bytes of the documents."""
+    parts: dict[str, dict[Split, int]] = Field(default={})
+    """Tokens of each corpus, where there are several; they lie one after another in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,14 @@ class Dataset:
         self.tokens: np.ndarray[Any, np.dtype[Any]] = np.memmap(path, dtype, mode="r")
         self._table = pq.read_table(folder / split / DOCUMENTS)
         self.starts: np.ndarray[Any, np.dtype[np.int64]] = self._table.column("start").to_numpy()
+        self.ends: np.ndarray[Any, np.dtype[np.int64]] = self._table.column("end").to_numpy()
         self.ids: list[str] = self._table.column("id").to_pylist()
+        sizes = [part[split] for part in self.info.parts.values()]
+        if sizes and sum(sizes) != len(self):
+            raise UserError(f"{folder / DATASET}: the parts of {split} hold {sum(sizes)} tokens, not {len(self)}")
+        edges = list(accumulate(sizes, initial=0))
+        self.parts: dict[str, range] = dict(zip(self.info.parts, map(range, edges, edges[1:]), strict=True))
+        """The tokens of each corpus, by its name in `pack.corpora`; empty where there was one corpus without a name."""
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -80,6 +92,14 @@ class Dataset:
     def numbers_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """`number_at` for many positions, of any shape."""
         return np.searchsorted(self.starts, positions, side="right") - 1
+
+    def inside(self, tokens: range) -> slice:
+        """The rows of the documents that start in a stretch of tokens."""
+        return slice(*np.searchsorted(self.starts, (tokens.start, tokens.stop)).tolist())
+
+    def part_at(self, position: int) -> str | None:
+        """The part that holds the token at `position`, where the dataset has parts."""
+        return next((name for name, tokens in self.parts.items() if position in tokens), None)
 
     def document(self, number: int) -> PackedDocument:
         """The document in row `number` of the table."""

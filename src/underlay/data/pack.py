@@ -5,7 +5,8 @@ Documents are held out by their content hash, so the same text is on the same si
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,40 +48,70 @@ def is_heldout(id_: str, share: float) -> bool:
 
 
 def pack(
-    corpus: Corpus, tokenizer: Tokenizer, config: PackConfig, folder: Path, progress: Progress = silent
+    corpora: Corpus | Mapping[str, Corpus],
+    tokenizer: Tokenizer,
+    config: PackConfig,
+    folder: Path,
+    progress: Progress = silent,
 ) -> Dataset:
-    """Encode a corpus into a new dataset in `folder`.
+    """Encode a corpus, or several by name, into a new dataset in `folder`; several follow one another by their names.
 
-    Raises UserError where the corpus has not at least two documents, one to learn from and one to hold out.
+    Raises UserError where a corpus has not at least two documents, one to learn from and one to hold out.
     """
-    ids = [document.id for document in corpus]
-    if len(ids) < 2:
-        raise UserError(
-            f"the corpus has {len(ids)} document; at least 2 are needed, one to learn from and one to hold out"
-        )
-    heldout = {id_ for id_ in ids if is_heldout(id_, config.heldout)}
-    if not heldout:  # so few documents that chance held none out: the shortest costs least
-        heldout = {min(corpus, key=lambda document: (len(document.text), document.id)).id}
-    if len(heldout) == len(set(ids)):
-        raise UserError(f"all {len(ids)} documents would be held out; lower pack.heldout ({config.heldout})")
+    named = {"": corpora} if isinstance(corpora, Corpus) else dict(sorted(corpora.items()))
+    heldout = _choose_heldout(named, config)
     dtype = "uint16" if tokenizer.size <= 1 << 16 else "uint32"
     splits: tuple[Split, ...] = ("train", "heldout")
     writers = {split: _Writer(folder / split, dtype) for split in splits}
-    for done, (document, tokens) in enumerate(_encode(corpus, tokenizer), 1):
-        writers["heldout" if document.id in heldout else "train"].add(document, tokens)
-        if done % 100 == 0 or done == len(ids):
-            progress(done, len(ids), tokens=f"{sum(w.tokens for w in writers.values()) / 1e6:.2f} M")
+    ends = [dict.fromkeys(splits, 0)]
+    done, total = 0, sum(map(len, named.values()))
+    for corpus in named.values():
+        for document, tokens in _encode(corpus, tokenizer):
+            writers["heldout" if document.id in heldout else "train"].add(document, tokens)
+            done += 1
+            if done % 100 == 0 or done == total:
+                progress(done, total, tokens=f"{sum(w.tokens for w in writers.values()) / 1e6:.2f} M")
+        ends.append({split: writers[split].tokens for split in splits})
     for writer in writers.values():
         writer.close()
+    sizes = [{split: end[split] - start[split] for split in splits} for start, end in pairwise(ends)]
     info = DatasetInfo(
         dtype="uint16" if dtype == "uint16" else "uint32",
         vocabulary=tokenizer.size,
-        tokens={split: writers[split].tokens for split in splits},
+        tokens=ends[-1],
         documents={split: len(writers[split].rows) for split in splits},
         bytes={split: writers[split].bytes for split in splits},
+        parts={name: size for name, size in zip(named, sizes, strict=True) if name},
     )
-    (folder / DATASET).write_text(json.dumps(info.model_dump(), indent=2) + "\n", "utf-8")
+    # Without parts the file is what it was before there were any, and so are its hash and the versions behind it.
+    values = info.model_dump(exclude=set() if info.parts else {"parts"})
+    (folder / DATASET).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
     return Dataset(folder)
+
+
+def _choose_heldout(named: Mapping[str, Corpus], config: PackConfig) -> set[str]:
+    """The documents to hold out: of each corpus some, and from all of them, should another have the same text."""
+    ids = {name: [document.id for document in corpus] for name, corpus in named.items()}
+    heldout: set[str] = set()
+    for name, corpus in named.items():
+        if len(ids[name]) < 2:
+            raise UserError(
+                f"{_called(name)} has {len(ids[name])} document; at least 2 are needed, one to learn from and one to "
+                "hold out"
+            )
+        chosen = {id_ for id_ in ids[name] if is_heldout(id_, config.heldout)}
+        if not chosen:  # so few documents that chance held none out: the shortest costs least
+            chosen = {min(corpus, key=lambda document: (len(document.text), document.id)).id}
+        heldout |= chosen
+    for name, all_ in ids.items():
+        if heldout >= set(all_):
+            of = f" of {_called(name)}" if name else ""
+            raise UserError(f"all {len(all_)} documents{of} would be held out; lower pack.heldout ({config.heldout})")
+    return heldout
+
+
+def _called(name: str) -> str:
+    return f"corpus {name}" if name else "the corpus"
 
 
 def _encode(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[Document, list[int]]]:

@@ -1,85 +1,108 @@
-"""The order of the data: which tokens stand in which step, computed from the step's number alone.
+"""Rows of a dataset as batches: which tokens stand in which step, computed from the step's number alone.
 
-Rows are consecutive windows of the token stream. Each pass over them is shuffled by a keyed permutation (a Feistel
-network, as format-preserving ciphers use it), so that any position is found in O(1): resuming is exact, and a step's
-documents can be named at any time.
+A `Layout` says which pieces of the tokens stand in a row, an order which row is the n-th to be read: `Passes` over
+all rows, or a `Mixture` of parts. Both answer in constant time, so resuming is exact, and a step's documents can be
+named at any time.
 """
 
-import hashlib
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 
 from underlay.data.dataset import Dataset
+from underlay.data.layout import BestFit, Layout, Windows
+from underlay.data.mixture import Mixture, MixtureStage, check_parts
+from underlay.data.order import Passes, permute
 from underlay.errors import UserError
 from underlay.models import Batch
 
-_ROUNDS = 4
+__all__ = ["LEAST_ROWS", "Packing", "Rows", "permute"]
 
-
-def permute(index: int, size: int, key: bytes) -> int:
-    """Where `index` goes in the permutation of range(size) that `key` selects.
-
-    A balanced Feistel network over the next power of four, walked until it falls into the range (cycle walking, Black
-    and Rogaway 2002); round function BLAKE2b.
-    """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = index >> half, index & mask
-        for round_ in range(_ROUNDS):
-            message = round_.to_bytes(1, "little") + right.to_bytes(8, "little")
-            mixed = int.from_bytes(hashlib.blake2b(message, digest_size=8, key=key).digest(), "little")
-            left, right = right, left ^ (mixed & mask)
-        index = (left << half) | right
-        if index < size:
-            return index
+Packing = Literal["windows", "best_fit"]
+LEAST_ROWS = 64
+"""Fewer rows than this are too few to learn anything from."""
 
 
 class Rows:
     """Rows of `context` tokens with what follows each token, in shuffled order, pass after pass without end."""
 
-    def __init__(self, dataset: Dataset, context: int, seed: int, isolate: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        context: int,
+        seed: int,
+        isolate: bool = False,
+        packing: Packing = "windows",
+        mixture: Sequence[MixtureStage] = (),
+    ) -> None:
         """Read `dataset`; with `isolate` batches say which document each token is of.
 
-        Raises UserError where the dataset is too small to train on. Of a held-out split there may be few rows, and
-        where it has not even one, they are shorter.
+        Raises UserError where the dataset is too small to train on, or has not the parts of the mixture. Of a held-out
+        split there may be few rows, and where it has not even one, they are shorter.
         """
         if dataset.split == "heldout":
             context = min(context, len(dataset) - 1)
         self.dataset, self.context, self.seed, self.isolate = dataset, context, seed, isolate
-        self.count = (len(dataset) - 1) // context
+        if mixture:
+            check_parts(mixture, dataset.parts)
+        apart = dataset.parts if mixture or packing == "best_fit" else {}
+        parts = apart or {"": range(len(dataset))}
+        tokens = list(parts.values())
+        self.layout: Layout = BestFit(dataset, tokens, context) if packing == "best_fit" else Windows(tokens, context)
+        self.count = sum(self.layout.counts)
         if self.count < LEAST_ROWS and dataset.split == "train":
             raise UserError(
                 f"the corpus is too small to train on: {len(dataset):,} tokens, at least "
                 f"{LEAST_ROWS * context + 1:,} are needed (about {LEAST_ROWS * context * 3 // 1000:,} kB of text)"
             )
+        self.order: Passes | Mixture = Passes(self.count, str(seed))
+        if mixture:
+            rows = dict(zip(parts, self.layout.counts, strict=True))
+            self.order = Mixture(mixture, rows, context, seed)
+
+    def pieces(self, sample: int) -> list[tuple[int, int]]:
+        """The tokens [start, end) in the `sample`-th row to be read, counted from the beginning of training."""
+        return self.layout.pieces(self.order.row(sample))
 
     def start(self, sample: int) -> int:
-        """Position in the tokens of the `sample`-th row to be read, counted from the beginning of training."""
-        epoch, index = divmod(sample, self.count)
-        key = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()
-        return permute(index, self.count, key) * self.context
+        """Position in the tokens of the first token of the `sample`-th row."""
+        return self.pieces(sample)[0][0]
 
     def documents(self, sample: int) -> list[tuple[int, int]]:
         """The documents in the `sample`-th row, by number, each with how many tokens of it stand there."""
-        start = self.start(sample)
-        numbers, tokens = np.unique(self.dataset.numbers_at(np.arange(start, start + self.context)), return_counts=True)
+        places = np.concatenate([np.arange(start, end) for start, end in self.pieces(sample)])
+        numbers, tokens = np.unique(self.dataset.numbers_at(places), return_counts=True)
         return list(zip(numbers.tolist(), tokens.tolist(), strict=True))
 
     def batch(self, first: int, count: int) -> Batch:
-        """The samples first, first + 1, ... as one batch of shape (count, context)."""
-        starts = [self.start(sample) for sample in range(first, first + count)]
-        window = np.stack([self.dataset.tokens[s : s + self.context + 1] for s in starts]).astype(np.int64)
-        tokens = torch.from_numpy(window)
-        spans = [(self.dataset.number_at(s), self.dataset.number_at(s + self.context)) for s in starts]
-        documents = tuple(tuple(range(low, high + 1)) for low, high in spans)
-        segments = None
-        if self.isolate:
-            places = np.asarray(starts)[:, None] + np.arange(self.context)
-            segments = torch.from_numpy(self.dataset.numbers_at(places))
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None, documents, segments)
+        """The samples first, first + 1, ... as one batch of shape (count, context).
 
-
-LEAST_ROWS = 64
-"""Fewer rows than this are too few to learn anything from."""
+        Positions that hold no token have the token 0, the segment -1 and the weight 0.
+        """
+        data = self.dataset
+        tokens, targets = np.zeros((2, count, self.context), dtype=np.int64)
+        weights = np.zeros((count, self.context), dtype=np.float32)
+        segments = np.full((count, self.context), -1)
+        documents: list[tuple[int, ...]] = []
+        for row, sample in enumerate(range(first, first + count)):
+            at, present = 0, list[int]()
+            for start, end in self.pieces(sample):
+                whole = not self.layout.crossing and end == data.ends[data.number_at(end - 1)]
+                last = end - whole  # the last target; behind a document's end there is none
+                tokens[row, at : at + end - start] = data.tokens[start:end]
+                targets[row, at : at + last - start] = data.tokens[start + 1 : last + 1]
+                weights[row, at : at + last - start] = 1
+                if self.isolate:
+                    segments[row, at : at + end - start] = data.numbers_at(np.arange(start, end))
+                present += range(data.number_at(start), data.number_at(last) + 1)
+                at += end - start
+            documents.append(tuple(present))
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(targets),
+            None if self.layout.crossing else torch.from_numpy(weights),
+            tuple(documents),
+            torch.from_numpy(segments) if self.isolate else None,
+        )

@@ -60,13 +60,13 @@ def compare(
 ) -> Compression:
     """Score the held-out documents, in the order of their ids, up to about `max_bytes` of them.
 
-    documents: the texts of the dataset's held-out documents, in any order.
+    documents: the texts of the dataset's held-out documents, or of those that are to be scored, in any order.
     """
     texts = {document.id: document.text.encode() for document in documents}
     chosen, size = [], 0
     for number in range(len(heldout.ids)):
-        data = texts[heldout.ids[number]]
-        if size and size + len(data) > max_bytes:
+        data = texts.get(heldout.ids[number])
+        if data is None or (size and size + len(data) > max_bytes):
             continue
         chosen.append((heldout.document(number), data))
         size += len(data)

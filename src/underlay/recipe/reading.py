@@ -20,6 +20,8 @@ class Read:
     licence: str
     tokens: int
     """How many of its tokens stood in the step; for conversations, how many conversations came from it."""
+    part: str | None = None
+    """The part of the dataset that it is in, where there are several."""
 
     def __str__(self) -> str:
         return f"{self.source}:{self.first_line}-{self.last_line}"
@@ -32,7 +34,8 @@ def read_in_rows(rows: Rows, samples: range) -> Iterator[Read]:
         tokens.update(dict(rows.documents(sample)))
     for number, count in tokens.most_common():
         found = rows.dataset.document(number)
-        yield Read(found.id, found.source, found.first_line, found.last_line, found.licence, count)
+        part = rows.dataset.part_at(found.start)
+        yield Read(found.id, found.source, found.first_line, found.last_line, found.licence, count, part)
 
 
 def read_in_pairs(source: Conversations, corpus: Corpus, samples: range) -> Iterator[Read]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from underlay.data import Corpus, Dataset
 from underlay.data.curate import funnel
+from underlay.errors import UserError
 from underlay.evaluate.report import ReportData, write_report
 from underlay.generate import Engine, Request, Sampling
 from underlay.library import Artifact, Draft, Library
@@ -28,7 +29,16 @@ def make_report(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Write `report.html` and `completions.json`, and the headline figures into the draft's metrics."""
+    """Write `report.html` and `completions.json`, and the headline figures into the draft's metrics.
+
+    Raises UserError where the base model read several corpora: the page follows one from its sources.
+    """
+    dataset = library.ancestor(inputs["base"], "dataset")
+    if parts := Dataset(dataset.folder).parts:
+        raise UserError(
+            f"a report shows one corpus, but {dataset.reference} was packed from {', '.join(parts)}; "
+            "leave the report out, and evaluate each corpus by a stage of its own"
+        )
     completions = _complete(settings, inputs, library, seed, progress)
     (draft.folder / COMPLETIONS).write_text(json.dumps(completions, indent=1) + "\n", "utf-8")
     made = _lineage(inputs, library)

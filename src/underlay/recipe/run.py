@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from underlay.data.mixture import check_parts
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
 from underlay.recipe import extend
 from underlay.recipe.recipe import Recipe
-from underlay.recipe.stages import AnyStage
+from underlay.recipe.stages import AnyStage, PackStage, PretrainStage
 from underlay.recipe.together import make
 from underlay.recipe.verbs import VERBS, Job
 from underlay.train.record import installed
@@ -92,6 +93,9 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
             elif found != kind:
                 raise UserError(f"stage {stage}: its {role} is {name}, which makes a {found}; it needs a {kind}")
         installed(getattr(settings, "record", ()))
+        packed = recipe.stages.get(settings.dataset) if isinstance(settings, PretrainStage) else None
+        if isinstance(settings, PretrainStage) and isinstance(packed, PackStage) and settings.mixture:
+            check_parts(settings.mixture, packed.corpora)
         output = (verb.makes, settings.name or recipe.name)
         if output in outputs:
             raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config, quantity
-from underlay.data import CurateConfig, GatherConfig, MaskingConfig, MiddleConfig, PackConfig
+from underlay.data import CurateConfig, GatherConfig, MaskingConfig, MiddleConfig, PackConfig, Packing, Stages
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
 from underlay.train import TrainConfig
@@ -36,12 +36,25 @@ class CurateStage(Stage, CurateConfig):
     """The corpus to clean."""
 
 
-class TokenizerStage(Stage):
-    """Learn a tokenizer from a corpus."""
+class CorporaStage(Stage):
+    """What stages have that read one corpus or several."""
+
+    corpus: str | None = None
+    """The corpus to read."""
+    corpora: dict[Name, str] = Field(default={})
+    """Several instead, each under a name of its own: `{code: curated-code, prose: curated-prose}`."""
+
+    @model_validator(mode="after")
+    def _some_corpus(self) -> Self:
+        if (self.corpus is None) == (not self.corpora):
+            raise ValueError("set either corpus or corpora")
+        return self
+
+
+class TokenizerStage(CorporaStage):
+    """Learn a tokenizer from a corpus, or from several."""
 
     verb: Literal["tokenizer"] = "tokenizer"
-    corpus: str
-    """The corpus to learn from."""
     vocabulary: int = Field(default=4096, gt=0)
     """Number of token ids."""
     mask: bool = False
@@ -50,12 +63,10 @@ class TokenizerStage(Stage):
     """Whether three of them mark a gap in a text, which decoders need to learn to fill in the middle."""
 
 
-class PackStage(Stage, PackConfig):
-    """Encode a corpus into a dataset."""
+class PackStage(CorporaStage, PackConfig):
+    """Encode a corpus into a dataset, or several into its parts."""
 
     verb: Literal["pack"] = "pack"
-    corpus: str
-    """The corpus to encode."""
     tokenizer: str
     """What to encode it with."""
 
@@ -75,6 +86,11 @@ class PretrainStage(Stage):
     """Instead of a shape: the size that comes nearest to so many parameters, such as `10M`."""
     isolate: bool = False
     """Whether documents that share a row are kept from seeing each other."""
+    packing: Packing = "windows"
+    """`windows`: rows are cut from the stream of tokens, wherever documents begin and end; `best_fit`: documents stay
+    whole where they fit into a row, what is left of a row is padding (arXiv:2404.10830)."""
+    mixture: Stages = ()
+    """How much is read of each part of the dataset, stage after stage; by default rows come as they are packed."""
     masking: MaskingConfig = MaskingConfig()
     """What is hidden from an encoder."""
     fim: MiddleConfig | None = None
@@ -105,12 +121,16 @@ class PretrainStage(Stage):
                 raise ValueError(f"isolate: not for encoders, and {self.model.family} is one")
             if self.fim:
                 raise ValueError(f"fim: not for encoders, and {self.model.family} is one; masking is theirs")
+            if self.packing == "best_fit":
+                raise ValueError(f"packing: best_fit is not for encoders, and {self.model.family} is one")
             if not self.model.masked_head:
                 raise ValueError("model.masked_head: an encoder learns through it")
             if self.samples:
                 raise ValueError(f"samples: an encoder says nothing, and {self.model.family} is one")
         if self.samples and self.train.examine_steps is None:
             raise ValueError("samples: they are made when the run is examined; set train.examine_steps too")
+        if self.fim and self.packing == "best_fit":
+            raise ValueError("fim: rearranges rows that are cut from the stream, so packing must be windows")
         if self.model.task is not None:
             raise ValueError("model.task: a base model is pretrained without a head for a task")
         return self
@@ -147,7 +167,7 @@ class EvaluateStage(Stage):
     model: str
     """The adapted model."""
     corpus: str
-    """The corpus that the models' dataset was packed from."""
+    """The corpus that the models' dataset was packed from; of several, the one whose held-out documents are scored."""
     max_bytes: int = Field(default=1_000_000, gt=0)
     """Held-out text to score at most."""
     functions: int = Field(default=48, ge=0)

@@ -11,12 +11,12 @@ from itertools import islice
 from typing import Any
 
 from underlay.config import parse
-from underlay.data import Corpus, Dataset, Rows
+from underlay.data import Corpus, Dataset
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
 from underlay.recipe import stages
 from underlay.recipe.reading import Read, read_in_pairs, read_in_rows
-from underlay.recipe.verbs import conversations
+from underlay.recipe.verbs import conversations, rows_of
 from underlay.text import Tokenizer
 from underlay.train.journal import metrics_in
 
@@ -60,9 +60,10 @@ def _log(model: Artifact, step: int) -> dict[str, float]:
 
 
 def _pretrained(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
-    settings = parse(stages.PretrainStage, values, model.reference)
+    # A manifest holds every size, also where `params` had chosen them.
+    settings = parse(stages.PretrainStage, values | {"params": None}, model.reference)
     dataset = Dataset(library.ancestor(model, "dataset").folder)
-    rows = Rows(dataset, settings.train.context, model.manifest.seed)
+    rows = rows_of(dataset, settings, model.manifest.seed)
     return read_in_rows(rows, _samples(settings.train.batch_rows, step))
 
 

@@ -5,7 +5,8 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from underlay.adapt import Conversations, find_pairs, functions_in
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config
 from underlay.data import Corpus, Dataset, Masked, Middles, Rows, curate, fingerprint, gather, pack
+from underlay.data.layout import BestFit
+from underlay.data.mixture import Mixture
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.curve import draw_curve
@@ -61,6 +64,11 @@ class Job:
         """Where an input's files are."""
         return self.inputs[role].folder
 
+    def corpora(self) -> dict[str, Artifact]:
+        """The corpora that were given by names, ordered by them; or one without a name."""
+        named = {role.partition(".")[2]: one for role, one in self.inputs.items() if role.startswith("corpora.")}
+        return dict(sorted(named.items())) or {"": self.inputs["corpus"]}
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -68,10 +76,8 @@ class Verb:
 
     makes: Kind
     takes: Mapping[str, Kind]
-    """The kinds of its inputs, by the key that names them."""
+    """The kinds of its inputs, by the key that names one, several, or none."""
     work: Callable[[Job], None]
-    may_take: Mapping[str, Kind] = field(default_factory=dict)
-    """The same of those that may be left out."""
     seeded: bool = False
     """Whether chance plays a part."""
     trains: bool = False
@@ -83,13 +89,20 @@ class Verb:
 
     def config(self, settings: Config) -> dict[str, Any]:
         """What belongs to a stage's order beside its inputs, as JSON."""
-        roles = {"verb", "name", "record", *self.takes, *self.may_take}
-        return settings.model_dump(mode="json", exclude=roles) | self.outside(settings)
+        return settings.model_dump(mode="json", exclude={"verb", "name", "record", *self.takes}) | self.outside(
+            settings
+        )
 
     def inputs(self, settings: Config) -> dict[str, tuple[str, Kind]]:
-        """What a stage of this verb takes: names or references and kinds, by role."""
-        named = {role: (getattr(settings, role), kind) for role, kind in {**self.takes, **self.may_take}.items()}
-        return {role: (name, kind) for role, (name, kind) in named.items() if name is not None}
+        """Name and kind of each input of a stage, by role: its key, or with several under one key, `corpora.code`."""
+        found: dict[str, tuple[str, Kind]] = {}
+        for key, kind in self.takes.items():
+            given = getattr(settings, key)
+            several = given if isinstance(given, dict) else {}
+            found |= {f"{key}.{name}": (one, kind) for name, one in several.items()}
+            if isinstance(given, str):
+                found[key] = (given, kind)
+        return found
 
 
 def _gather(job: Job) -> None:
@@ -113,15 +126,15 @@ def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
 
 
 def _tokenizer(job: Job) -> None:
-    corpus = Corpus(job.folder("corpus"))
-    seen = 0
+    corpora = [Corpus(corpus.folder) for corpus in job.corpora().values()]
+    seen, total = 0, sum(map(len, corpora))
 
     def texts() -> Any:
         nonlocal seen
-        for document in corpus:
+        for document in chain(*corpora):
             seen += 1
             if seen % 200 == 0:
-                job.progress(seen, len(corpus))
+                job.progress(seen, total)
             yield document.text
 
     tokenizer = train_tokenizer(texts(), job.settings.vocabulary, job.settings.mask, job.settings.fim)
@@ -131,21 +144,28 @@ def _tokenizer(job: Job) -> None:
 
 def _pack(job: Job) -> None:
     tokenizer = Tokenizer.load(job.folder("tokenizer"))
-    dataset = pack(Corpus(job.folder("corpus")), tokenizer, job.settings, job.draft.folder, job.progress)
-    info = dataset.info
+    corpora = {name: Corpus(corpus.folder) for name, corpus in job.corpora().items()}
+    info = pack(corpora.get("", corpora), tokenizer, job.settings, job.draft.folder, job.progress).info
     job.draft.metrics |= {
         "tokens": info.tokens,
         "documents": info.documents,
         "bytes": info.bytes,
         "bytes_per_token": sum(info.bytes.values()) / max(1, sum(info.tokens.values())),
     }
-    job.draft.licences = job.inputs["corpus"].manifest.licences
+    if info.parts:
+        job.draft.metrics["parts"] = info.parts
+    licences: Counter[str] = Counter()
+    for corpus in job.corpora().values():
+        licences.update(corpus.manifest.licences)
+    job.draft.licences = dict(licences)
 
 
 def _pretrain(job: Job) -> None:
     settings: stages.PretrainStage = job.settings
     dataset = Dataset(job.folder("dataset"))
-    rows = Rows(dataset, settings.train.context, job.seed, settings.isolate)
+    rows = rows_of(dataset, settings, job.seed)
+    if isinstance(rows.layout, BestFit):
+        job.log(str(rows.layout))
     tokenizer = _tokenizer_of(job.library, job.inputs["dataset"])
     torch.manual_seed(job.seed)
     config = _in_full(settings, dataset)
@@ -175,6 +195,18 @@ def _pretrain(job: Job) -> None:
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, config, work)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
+    if isinstance(rows.order, Mixture):
+        job.draft.metrics["parts"] = {
+            name: {"tokens": count * settings.train.context, "passes": passes}
+            for name, (count, passes) in rows.order.read(outcome.progression.samples).items()
+        }
+    if isinstance(rows.layout, BestFit):
+        job.draft.metrics["padding"] = rows.layout.padding
+
+
+def rows_of(dataset: Dataset, settings: stages.PretrainStage, seed: int) -> Rows:
+    """The rows that a model is pretrained on, in their order."""
+    return Rows(dataset, settings.train.context, seed, settings.isolate, settings.packing, settings.mixture)
 
 
 def _examination(job: Job, model: Decoder | Encoder, tokenizer: Tokenizer) -> HeldOut:
@@ -319,8 +351,9 @@ def _evaluate(job: Job) -> None:
     settings: stages.EvaluateStage = job.settings
     base, adapted = job.inputs["base"], job.inputs["model"]
     tokenizer = Tokenizer.load(base.folder)
-    heldout = Dataset(job.library.ancestor(base, "dataset").folder, "heldout")
-    wanted = set(heldout.ids)
+    packed = job.library.ancestor(base, "dataset")
+    heldout = Dataset(packed.folder, "heldout")
+    wanted = _held_out_of(packed, heldout, job.inputs["corpus"])
     documents = [document for document in Corpus(job.folder("corpus")) if document.id in wanted]
     if {document.id for document in documents} != wanted:
         raise UserError(
@@ -358,6 +391,13 @@ def _evaluate(job: Job) -> None:
     (job.draft.folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
+def _held_out_of(packed: Artifact, heldout: Dataset, corpus: Artifact) -> set[str]:
+    """The held-out documents of one corpus that a dataset was packed from, or of the only one."""
+    roles = {parent.role for parent in packed.manifest.parents if parent.hash == corpus.manifest.hash}
+    stretches = [tokens for name, tokens in heldout.parts.items() if f"corpora.{name}" in roles]
+    return {id_ for tokens in stretches or [range(len(heldout))] for id_ in heldout.ids[heldout.inside(tokens)]}
+
+
 def _trace(job: Job) -> None:
     dataset = Dataset(job.folder("dataset"))
     tokenizer = _tokenizer_of(job.library, job.inputs["dataset"])
@@ -388,12 +428,10 @@ def _fingerprint(settings: Config) -> dict[str, str]:
 VERBS: Mapping[str, Verb] = {
     "gather": Verb("corpus", {}, _gather, outside=_fingerprint),
     "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
-    "tokenizer": Verb("tokenizer", {"corpus": "corpus"}, _tokenizer),
-    "pack": Verb("dataset", {"corpus": "corpus", "tokenizer": "tokenizer"}, _pack),
-    "pretrain": Verb("model", {"dataset": "dataset"}, _pretrain, {"extend": "model"}, seeded=True, trains=True),
-    "adapt": Verb(
-        "model", {"model": "model", "corpus": "corpus"}, _adapt, {"extend": "model"}, seeded=True, trains=True
-    ),
+    "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
+    "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
+    "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, _pretrain, seeded=True, trains=True),
+    "adapt": Verb("model", {"model": "model", "corpus": "corpus", "extend": "model"}, _adapt, seeded=True, trains=True),
     "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),
     "report": Verb(
