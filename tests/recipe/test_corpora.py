@@ -14,9 +14,10 @@ from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library
 from underlay.progress import silent
 from underlay.recipe import read_recipe, run_recipe
+from underlay.recipe.job import Job
 from underlay.recipe.stages import PackStage
 from underlay.recipe.steps import read_in
-from underlay.recipe.verbs import VERBS, Job
+from underlay.recipe.verbs import VERBS
 from underlay.train.world import alone
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "mixture.yaml"
@@ -85,7 +86,7 @@ def test_the_order_of_names_is_no_setting(made: dict[str, Artifact], library: Li
 def test_corpora_come_by_name(made: dict[str, Artifact], library: Library, tmp_path: Path) -> None:
     def corpora(**inputs: Artifact) -> list[str]:
         named = {role.replace("_", "."): one for role, one in inputs.items()}
-        job = Job("", None, named, 0, Draft(tmp_path, tmp_path), library, silent, print, alone())
+        job = Job("", None, {}, named, 0, Draft(tmp_path, tmp_path), library, silent, print, alone())
         return list(job.corpora())
 
     assert corpora(corpora_prose=made["prose"], corpora_code=made["code"], tokenizer=made["tokenizer"]) == [

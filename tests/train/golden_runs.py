@@ -77,7 +77,7 @@ def _run(folder: Path) -> dict[str, Any]:
 
     from underlay.library import Library
     from underlay.models import Batch
-    from underlay.recipe import read_recipe, run_recipe, verbs
+    from underlay.recipe import read_recipe, run_recipe, training
     from underlay.train import Outcome, watch
 
     orders: list[str] = []
@@ -95,7 +95,7 @@ def _run(folder: Path) -> dict[str, Any]:
         curves.append(list(outcome.journal))
         return outcome
 
-    trained, verbs.train = verbs.train, train  # type: ignore[attr-defined]
+    trained, training.train = training.train, train  # type: ignore[attr-defined]
     watch.products = lambda dtype: 1e11  # how fast the machine is does not matter here
     text(folder / "text")
     found: dict[str, Any] = {}

@@ -8,10 +8,11 @@ from underlay.data.mixture import check_parts
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
 from underlay.recipe import extend
+from underlay.recipe.job import Job
 from underlay.recipe.recipe import Recipe
 from underlay.recipe.stages import AnyStage, PackStage, PretrainStage
 from underlay.recipe.together import make
-from underlay.recipe.verbs import VERBS, Job
+from underlay.recipe.verbs import VERBS
 from underlay.train.record import installed
 from underlay.train.world import World, alone
 
@@ -54,7 +55,7 @@ def run_recipe(
         seed = recipe.seed if verb.seeded else 0
         order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
         order = extend.asked_again(order, library)
-        work = _work(order.name, settings, dict(order.parents), recipe.seed, library, listener, verb.work, world)
+        work = _work(order, settings, recipe.seed, library, listener, verb.work, world)
         waiting = partial(listener.said, "another process is busy with this stage; waiting")
         result = make(world, library, order, work, verb.trains, waiting)
         made[stage] = result.artifact
@@ -65,16 +66,19 @@ def run_recipe(
 
 
 def _work(
-    name: str,
+    order: Order,
     settings: AnyStage,
-    inputs: dict[str, Artifact],
     seed: int,
     library: Library,
     listener: Listener,
     work: Callable[[Job], None],
     world: World,
 ) -> Callable[[Draft], None]:
-    return lambda draft: work(Job(name, settings, inputs, seed, draft, library, listener.moved, listener.said, world))
+    def made(draft: Draft) -> None:
+        moved, said = listener.moved, listener.said
+        work(Job(order.name, settings, order.config, order.parents, seed, draft, library, moved, said, world))
+
+    return made
 
 
 def _check(recipe: Recipe, library: Library, until: str | None) -> None:

@@ -16,7 +16,7 @@ from underlay.errors import UserError
 from underlay.library import Artifact, Library
 from underlay.recipe import stages
 from underlay.recipe.reading import Read, read_in_pairs, read_in_rows
-from underlay.recipe.verbs import conversations, rows_of
+from underlay.recipe.training import conversations, rows_of
 from underlay.text import Tokenizer
 from underlay.train.journal import metrics_in
 

@@ -1,0 +1,218 @@
+"""The verbs that train: `pretrain` and `adapt`. They differ in what is read; what is told of a run is the same."""
+
+import math
+import shutil
+from dataclasses import asdict
+
+import torch
+
+from underlay.adapt import Conversations, find_pairs
+from underlay.adapt.pairs import PairKind
+from underlay.data import Corpus, Dataset, Masked, Middles, Rows
+from underlay.data.layout import BestFit
+from underlay.data.mixture import Mixture
+from underlay.errors import UserError
+from underlay.evaluate.curve import draw_curve
+from underlay.library import Artifact, Library
+from underlay.models import AnyConfig, Decoder, Encoder, count, sized
+from underlay.models.config import TextConfig
+from underlay.models.spectral import spectral_embedding
+from underlay.models.storage import load_decoder, save_model
+from underlay.plan.flops import training_flops
+from underlay.recipe import extend, stages
+from underlay.recipe.heldout import HeldOut, Speech
+from underlay.recipe.job import Job
+from underlay.recipe.reading import read_in_pairs, read_in_rows
+from underlay.text import Tokenizer
+from underlay.train import CausalLM, Onlookers, Outcome, Source, stable, train
+from underlay.train.record import Recorder, recorders, run_title
+
+CURVE = "loss.png"
+
+
+def pretrain(job: Job) -> None:
+    """Grow a base model on a dataset."""
+    settings: stages.PretrainStage = job.settings
+    dataset = Dataset(job.folder("dataset"))
+    rows = rows_of(dataset, settings, job.seed)
+    if isinstance(rows.layout, BestFit):
+        job.log(str(rows.layout))
+    tokenizer = Tokenizer.load(job.library.ancestor(job.inputs["dataset"], "tokenizer").folder)
+    torch.manual_seed(job.seed)
+    config = _in_full(settings, dataset)
+    with job.world.weights():
+        model = config.build()
+    source: Source = rows
+    predicted = 1.0
+    if isinstance(model, Encoder):
+        source, predicted = Masked(rows, tokenizer, settings.masking), settings.masking.share
+    elif settings.embedding == "spectral" and job.world.leads:
+        model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
+    if settings.fim:
+        source = Middles(rows, tokenizer, settings.fim)
+    objective = CausalLM(settings.train.dtype(), settings.train.compiles())
+    chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context, predicted)
+    onlookers = Onlookers(
+        _examination(job, model, tokenizer) if settings.train.examine_steps else None,
+        _recorders(job),
+        lambda samples: [str(read) for read in read_in_rows(rows, samples)],
+    )
+    _take_up(job)
+    scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
+    outcome = train(model, objective, source, settings.train, scratch, progress, log, chance, work, onlookers, world)
+    if not world.leads:
+        return
+    save_model(model, job.draft.folder, outcome.weights)
+    tokenizer.save(job.draft.folder)
+    _describe_training(job, outcome, config, work)
+    job.draft.metrics["passes"] = outcome.progression.samples / rows.count
+    if isinstance(rows.order, Mixture):
+        job.draft.metrics["parts"] = {
+            name: {"tokens": count * settings.train.context, "passes": passes}
+            for name, (count, passes) in rows.order.read(outcome.progression.samples).items()
+        }
+    if isinstance(rows.layout, BestFit):
+        job.draft.metrics["padding"] = rows.layout.padding
+
+
+def rows_of(dataset: Dataset, settings: stages.PretrainStage, seed: int) -> Rows:
+    """The rows that a model is pretrained on, in their order."""
+    return Rows(dataset, settings.train.context, seed, settings.isolate, settings.packing, settings.mixture)
+
+
+def _examination(job: Job, model: Decoder | Encoder, tokenizer: Tokenizer) -> HeldOut:
+    """Held-out rows of the dataset, made as those that are learned from; an encoder's are masked by the same rules."""
+    settings: stages.PretrainStage = job.settings
+    heldout = Dataset(job.folder("dataset"), "heldout")
+    rows = Rows(heldout, settings.train.context, job.seed, settings.isolate)
+    objective = CausalLM(settings.train.dtype())
+    if isinstance(model, Encoder):
+        return HeldOut(model, objective, Masked(rows, tokenizer, settings.masking), rows.count, settings.train)
+    speech = Speech.of(model, tokenizer, settings.samples, job.seed)
+    return HeldOut(model, objective, rows, rows.count, settings.train, tokenizer, speech)
+
+
+def _recorders(job: Job) -> dict[str, Recorder]:
+    settings: stages.PretrainStage | stages.AdaptStage = job.settings
+    if not settings.record or not job.world.leads:
+        return {}
+    shown = settings.model_dump(mode="json", exclude={"verb", "name", "record"}) | {"seed": job.seed}
+    title = run_title(job.name, job.draft.scratch)
+    return recorders(settings.record, job.library.root / "runs", title, shown)
+
+
+def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> AnyConfig:
+    """The model's config, with what the data fixes."""
+    chosen, vocabulary, context = settings.model, dataset.info.vocabulary, settings.train.context
+    if chosen.vocabulary and chosen.vocabulary < vocabulary:
+        raise UserError(f"pretrain.model.vocabulary {chosen.vocabulary} is less than the dataset's {vocabulary}")
+    if chosen.context and chosen.context < context:
+        raise UserError(f"pretrain.model.context {chosen.context} is less than pretrain.train.context {context}")
+    fixed = {"vocabulary": chosen.vocabulary or vocabulary, "context": chosen.context or context}
+    config = type(chosen)(**{**chosen.model_dump(exclude_unset=True), **fixed})
+    parameters = settings.parameters()
+    return config if parameters is None else sized(config, parameters)
+
+
+def adapt(job: Job) -> None:
+    """Fine-tune a model on pairs of instruction and answer."""
+    settings: stages.AdaptStage = job.settings
+    base = job.inputs["model"]
+    with job.world.weights():
+        model = load_decoder(base.folder)
+    tokenizer = Tokenizer.load(base.folder)
+    if settings.train.context > model.config.context:
+        raise UserError(
+            f"adapt.train.context {settings.train.context} is longer than the model's {model.config.context}"
+        )
+    kind, source = conversations(job.library, base, job.inputs["corpus"], settings, tokenizer, job.seed)
+    job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
+    objective = CausalLM(settings.train.dtype(), settings.train.compiles())
+    work = training_flops(model.config, 1, settings.train.context)
+    onlookers = Onlookers(
+        _held_out_pairs(job, model, tokenizer, kind) if settings.train.examine_steps else None,
+        _recorders(job),
+        lambda samples: [str(read) for read in read_in_pairs(source, Corpus(job.folder("corpus")), samples)],
+    )
+    _take_up(job)
+    scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
+    outcome = train(model, objective, source, settings.train, scratch, progress, log, None, work, onlookers, world)
+    if not world.leads:
+        return
+    save_model(model, job.draft.folder, outcome.weights)
+    tokenizer.save(job.draft.folder)
+    _describe_training(job, outcome, model.config, work)
+    job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
+
+
+def conversations(
+    library: Library, base: Artifact, corpus: Artifact, settings: stages.AdaptStage, tokenizer: Tokenizer, seed: int
+) -> tuple[PairKind, Conversations]:
+    """What a model is adapted on, and which kind of pairs it is."""
+    heldout = _held_out(library, base)
+    kind, pairs = find_pairs((d for d in Corpus(corpus.folder) if d.id not in heldout), settings.pairs)
+    return kind, Conversations(pairs, tokenizer, settings.train.context, seed)
+
+
+def _held_out_pairs(job: Job, model: Decoder, tokenizer: Tokenizer, kind: PairKind) -> HeldOut:
+    """Pairs of the documents that were kept from the model. Raises UserError where there are none."""
+    settings: stages.AdaptStage = job.settings
+    wanted = _held_out(job.library, job.inputs["model"])
+    try:
+        _, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id in wanted), kind)
+        source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
+    except UserError as error:
+        raise UserError(
+            f"adapt.train.examine_steps: no document was held out from {job.inputs['model'].reference} that gives "
+            f"{kind} which fit into a row; leave it out"
+        ) from error
+    objective = CausalLM(settings.train.dtype())
+    return HeldOut(model, objective, source, len(source), settings.train, tokenizer)
+
+
+def _held_out(library: Library, base: Artifact) -> set[str]:
+    """Documents that were kept from a model; none are known of one that came from elsewhere."""
+    line = [base, *library.ancestors(base)]
+    if any(artifact.manifest.verb == "import" for artifact in line):
+        return set()
+    return set(Dataset(library.ancestor(base, "dataset").folder, "heldout").ids)
+
+
+def _take_up(job: Job) -> None:
+    """Go on from the run that is to be extended, if there is one."""
+    parent = job.inputs.get(extend.ROLE)
+    if parent is not None:
+        kept = extend.check(job.settings, job.config, job.seed, job.inputs, job.library)
+        if job.world.leads:
+            stable.take_up(parent.folder, kept, job.draft.scratch)
+        job.log(f"goes on from {parent.reference}, where it stood after {kept.step:,} steps")
+
+
+def _describe_training(job: Job, outcome: Outcome, config: TextConfig, work: float) -> None:
+    """`work`: FLOPs of training on a token."""
+    state, draft = outcome.progression, job.draft
+    evaluations = list(outcome.evaluations)
+    for journal in (outcome.journal, outcome.evaluations, outcome.samples):
+        if journal.path.stat().st_size:
+            shutil.copyfile(journal.path, draft.folder / journal.path.name)
+    draw_curve(draft.folder / CURVE, list(outcome.journal), evaluations)
+    last = outcome.journal.tail(20)
+    kept, inherited = stable.publish(draft.scratch, draft.folder), extend.inherited(job.inputs, state)
+    draft.tokens = state.tokens - inherited.tokens
+    draft.flops = work * draft.tokens
+    draft.earlier_seconds = outcome.earlier_seconds - inherited.seconds
+    draft.earlier_cpu_seconds = outcome.earlier_cpu_seconds - inherited.cpu_seconds
+    draft.metrics |= {
+        "parameters": count(config),
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+        "loss": sum(row["loss"] for row in last) / len(last),
+        "tokens_per_second": outcome.tokens_per_second,
+        "of_peak": outcome.of_peak,
+        "mode": outcome.mode,
+        "stable": asdict(kept) if kept else None,
+        "inherited": asdict(inherited) | {"flops": work * inherited.tokens} if inherited.step else None,
+    }
+    if evaluations:
+        draft.metrics |= {name: value for name, value in evaluations[-1].items() if name not in ("step", "tokens")}
+    draft.licences = next(iter(job.inputs.values())).manifest.licences
