@@ -49,7 +49,8 @@ format: $(VENV)/.developing ## Format the code
 docs: $(VENV)/.developing ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(addprefix bench-,$(basename $(notdir $(wildcard bench/*.py)))) ## Run every benchmark; one of them: make bench-NAME
+# Those named gpu_... need a GPU, and are left to whoever has one.
+bench: $(addprefix bench-,$(filter-out gpu_%,$(basename $(notdir $(wildcard bench/*.py))))) ## Run every benchmark; one of them: make bench-NAME
 
 bench-%: $(VENV)/.developing
 	$(BIN)/python bench/$*.py
