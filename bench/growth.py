@@ -4,8 +4,8 @@ One axis is varied at a time from a Llama of width 256 and depth 4 that reads ro
 8,192. A step is 4,096 tokens, which go through the model at once; two processes share them, and the cores. Tokens are
 random. Each cell trains in a process of its own (two by `torchrun`), eager unless `--compiled` says otherwise, for each
 cell would have to compile for longer than it trains. A cell's speed is the median over the steps after the first
-`WARM`, its memory the most that it had at once, all processes together. The share is of the products that this machine
-was measured to make before the first cell, with all cores.
+`WARM`; its memory the most that it had at once, summed over processes, which counts twice what two share. The products
+are measured with all cores before each cell; the share is of the fastest of these, for noise only ever slows a machine.
 
 Prints a Markdown table and writes `bench/results/growth.json`. There is nothing to compare with, so there are no
 targets; exits non-zero where a cell fails. Run nothing else meanwhile.
@@ -156,34 +156,37 @@ def main() -> None:
 
     from underlay.models import count
     from underlay.plan.flops import training_flops
-    from underlay.plan.machine import bf16_unit, measure
+    from underlay.plan.machine import bf16_unit
+    from underlay.train import TrainConfig
+    from underlay.train.watch import products
 
     cores = len(os.sched_getaffinity(0))
-    rates = measure()
-    products = rates.bf16_flops if bf16_unit() != "none" else rates.float32_flops
     how = "compiled" if arguments.compiled else "eager"
-    print(f"{cores} cores, bfloat16 unit: {bf16_unit()}, measured products {products / 1e12:.2f} TFLOP/s, {how}\n")
-    print("| width | depth | context | processes | parameters | tokens/s | of the measured products | peak MiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     axes = [arguments.only] if arguments.only else list(AXES)
     cells = dict.fromkeys(Cell()._replace(**{axis: size}) for axis in axes for size in AXES[axis])
-    found = []
+    found, measured = [], []
     for cell in cells:
+        measured.append(products(TrainConfig(steps=1).dtype()))
         result = run(cell, arguments.steps, arguments.compiled, cores)
-        if result is None:
-            continue
+        if result is not None:
+            print(f"{cell}: {result['rate']:,.0f} tokens/s", file=sys.stderr)
+            found.append(result)
+    fastest = max(measured)
+    print(f"{cores} cores, bfloat16 unit: {bf16_unit()}, measured products {fastest / 1e12:.2f} TFLOP/s, {how}\n")
+    print("| width | depth | context | processes | parameters | tokens/s | of the measured products | peak MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for result in found:
+        cell = Cell(*(result[axis] for axis in Cell._fields))
         config = shape(cell)
         result["parameters"] = count(config)
-        result["of_products"] = result["rate"] * training_flops(config, 1, cell.context) / products
-        found.append(result)
+        result["of_products"] = result["rate"] * training_flops(config, 1, cell.context) / fastest
         print(
             f"| {cell.width} | {cell.depth} | {cell.context} | {cell.processes} | {result['parameters'] / 1e6:.1f} M "
-            f"| {result['rate']:,.0f} | {result['of_products']:.0%} | {result['peak_mib']:,.0f} |",
-            flush=True,
+            f"| {result['rate']:,.0f} | {result['of_products']:.0%} | {result['peak_mib']:,.0f} |"
         )
     whole = len(found) == len(cells)
     if whole and not arguments.only and arguments.steps >= STEPS:
-        machine = {"cores": cores, "bf16": bf16_unit(), "products": products, "torch": torch.__version__}
+        machine = {"cores": cores, "bf16": bf16_unit(), "products": measured, "torch": torch.__version__}
         path = ROOT / "bench" / "results" / "growth.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"machine": machine, "mode": how, "cells": found}, indent=2) + "\n", "utf-8")
