@@ -49,19 +49,22 @@ format: $(VENV)/.developing ## Format the code
 docs: $(VENV)/.developing ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(addprefix bench-,$(basename $(notdir $(wildcard bench/*.py)))) ## Run every benchmark; one of them: make bench-NAME
+# Those named gpu_... need a GPU, and are left to whoever has one.
+bench: $(addprefix bench-,$(filter-out gpu_%,$(basename $(notdir $(wildcard bench/*.py))))) ## Run every benchmark that needs no GPU; one of them: make bench-NAME
 
 bench-%: $(VENV)/.developing
 	$(BIN)/python bench/$*.py
 
 # A phony target with a recipe of its own, so the pattern above does not take it for a script.
-bench-env: $(VENV)-bench/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)
-	@echo "  $(VENV)-bench is ready"
+bench-env: $(VENV)-bench/.installed $(VENV)-litgpt/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)
+	@echo "  $(VENV)-bench and $(VENV)-litgpt are ready"
 
-$(VENV)-bench/.installed: bench/requirements.txt constraints.txt $(VENV)/.python
-	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
+$(VENV)-bench/.installed: bench/requirements.txt
+$(VENV)-litgpt/.installed: bench/requirements-litgpt.txt
+$(VENV)-bench/.installed $(VENV)-litgpt/.installed: constraints.txt $(VENV)/.python
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(filter bench/%,$^)
 	@touch $@
 
 clean: ## Remove what tools left behind; the library stays

@@ -1,4 +1,4 @@
-"""Training against nanoGPT and the Trainer of `transformers`: tokens a second, peak memory, and time to a loss.
+"""Training against nanoGPT, LitGPT and the Trainer of `transformers`: tokens a second, memory, time to a loss.
 
 The data are the Python standard library, the shape is 14 M parameters (width 384, 6 layers, vocabulary 8,192), rows of
 256 tokens, 4,096 tokens at once, 16,384 a step. Each side runs in a process of its own, one after the other, in rounds,
@@ -6,6 +6,7 @@ so that noise of the machine hits all:
 
     ours       the trainer as recipes use it: compiled, Muon and AdamW
     nanogpt    its own train.py, compiled (bfloat16 forced on where the processor has a unit for it)
+    litgpt     its own pretraining, which compiles; mixed with bfloat16 where there is a unit, AdamW fused
     trainer    transformers.Trainer on a Llama of the same shape as it comes; `trainer-best` compiled and fused
 
 A side's speed is the median over the steps after the first `WARM`. Then nanoGPT's recipe runs for `--steps` steps of
@@ -35,7 +36,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 OTHERS = ROOT / ".venv-bench" / "bin" / "python"
 """Where `make bench-env` installs other tools."""
-VOCABULARY, WIDTH, DEPTH, HEADS, CONTEXT, ROWS = 8192, 384, 6, 6, 256, 16
+LITGPT = ROOT / ".venv-litgpt" / "bin" / "python"
+"""And LitGPT, which wants other versions of what they need."""
+VOCABULARY, WIDTH, DEPTH, HEADS, HIDDEN, CONTEXT, ROWS = 8192, 384, 6, 6, 1024, 256, 16
 TOKENS = ROWS * CONTEXT
 """At once."""
 AT_ONCE = 4
@@ -44,8 +47,12 @@ WARM = 2
 """Steps that are not timed: they compile."""
 WINDOWS = 256
 """Held-out rows that a loss is measured on."""
-SIDES = ("ours", "nanogpt", "trainer", "trainer-best")
-TARGETS = {"tokens per second, ours / best rival": 1.5, "tokens per second, ours / Trainer as it comes": 4.0}
+SIDES = ("ours", "nanogpt", "litgpt", "trainer", "trainer-best")
+TARGETS = {
+    "tokens per second, ours / best rival": 1.5,
+    "tokens per second, ours / Trainer as it comes": 4.0,
+    "peak memory, leanest rival / ours": 1.0,
+}
 
 
 # The data, once. --------------------------------------------------------------------------------------------------
@@ -107,6 +114,13 @@ def told(times: list[float], tokens: int, **facts: float) -> None:
     print(json.dumps({"seconds": steps, "rate": tokens / statistics.median(timed), "peak_mib": peak_mib(), **facts}))
 
 
+def has_unit() -> bool:
+    """Whether this processor multiplies bfloat16 matrices; for sides that do not know Underlay."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def ours(data: Path, scratch: Path, steps: int, minutes: float) -> None:
     """Our trainer, as the quickstart uses it."""
     import torch
@@ -120,7 +134,7 @@ def ours(data: Path, scratch: Path, steps: int, minutes: float) -> None:
 
     torch.manual_seed(0)
     dataset = Dataset(data)
-    config = LlamaConfig(vocabulary=VOCABULARY, context=CONTEXT, width=WIDTH, depth=DEPTH, heads=HEADS, hidden=1024)
+    config = LlamaConfig(vocabulary=VOCABULARY, context=CONTEXT, width=WIDTH, depth=DEPTH, heads=HEADS, hidden=HIDDEN)
     model = config.build()
     model.start_from(spectral_embedding(dataset.tokens, VOCABULARY, WIDTH, 0))
     short: Any = [[0.25, 4], [0.55, 2]] if minutes else []
@@ -158,7 +172,7 @@ def trainer(data: Path, scratch: Path, steps: int, best: bool) -> None:
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
-        intermediate_size=1024,
+        intermediate_size=HIDDEN,
         num_hidden_layers=DEPTH,
         num_attention_heads=HEADS,
         max_position_embeddings=CONTEXT,
@@ -168,8 +182,7 @@ def trainer(data: Path, scratch: Path, steps: int, best: bool) -> None:
     rows = [
         np.asarray(stream[at : at + CONTEXT]).astype(np.int64) for at in range(0, steps * AT_ONCE * TOKENS, CONTEXT)
     ]
-    unit = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    fast = {"torch_compile": True, "optim": "adamw_torch_fused", "bf16": unit} if best else {}
+    fast = {"torch_compile": True, "optim": "adamw_torch_fused", "bf16": has_unit()} if best else {}
     arguments = transformers.TrainingArguments(
         output_dir=str(scratch / "trainer"),
         max_steps=steps,
@@ -194,6 +207,88 @@ def trainer(data: Path, scratch: Path, steps: int, best: bool) -> None:
         train_dataset=[{"input_ids": row, "labels": row} for row in rows],
         callbacks=[Watch()],
     ).train()
+    told(times, TOKENS * AT_ONCE, steps=len(times) - 1)
+
+
+def fused_adamw(parameters: Any, **settings: Any) -> Any:
+    """LitGPT asks for a fused AdamW on GPUs alone, unless it is given one by name that has no such setting."""
+    import torch
+
+    return torch.optim.AdamW(parameters, fused=True, **settings)
+
+
+def litgpt(data: Path, scratch: Path, steps: int) -> None:
+    """Its own pretraining, on a Llama of the same shape."""
+    import numpy as np
+    import torch
+    from litgpt import Config, pretrain
+    from litgpt.args import EvalArgs, TrainArgs
+    from litgpt.data import DataModule
+
+    times: list[float] = []
+
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        """Rows and what follows them; whoever asks for the first row of a step is done with the step before."""
+
+        def __init__(self, split: str) -> None:
+            self.split = split
+
+        def __iter__(self) -> Any:
+            stream = tokens_of(data, self.split)
+            for row in itertools.count():
+                if self.split == "train" and row % (ROWS * AT_ONCE) == 0:
+                    times.append(time.perf_counter())
+                at = row * CONTEXT % (len(stream) - CONTEXT)
+                yield torch.from_numpy(np.asarray(stream[at : at + CONTEXT + 1]).astype(np.int64))
+
+    class Module(DataModule):
+        """What its loop reads."""
+
+        def connect(self, tokenizer: Any = None, batch_size: int = 1, max_seq_length: Any = None, **_: Any) -> None:
+            assert (tokenizer, batch_size, max_seq_length) == (None, ROWS, CONTEXT)
+
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(Stream("train"), batch_size=ROWS)
+
+        def val_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(Stream("heldout"), batch_size=ROWS)
+
+    pretrain.save_checkpoint = lambda *_: None  # nobody asks for the weights, and it would pickle the data with them
+    adamw = {"class_path": "__main__.fused_adamw", "init_args": {"lr": 1e-3, "betas": (0.9, 0.95)}}
+    pretrain.setup(
+        "bench",
+        Config(
+            name="bench",
+            block_size=CONTEXT,
+            vocab_size=VOCABULARY,
+            padded_vocab_size=VOCABULARY,
+            n_layer=DEPTH,
+            n_head=HEADS,
+            n_embd=WIDTH,
+            intermediate_size=HIDDEN,
+            norm_class_name="RMSNorm",
+            mlp_class_name="LLaMAMLP",
+            rotary_percentage=1.0,
+            parallel_residual=False,
+            bias=False,
+        ),
+        out_dir=scratch / "litgpt",
+        precision="bf16-mixed" if has_unit() else "32-true",
+        data=Module(),
+        train=TrainArgs(
+            global_batch_size=ROWS * AT_ONCE,
+            micro_batch_size=ROWS,
+            max_tokens=steps * AT_ONCE * TOKENS,
+            save_interval=None,
+            lr_warmup_steps=steps // 10,
+            max_norm=1.0,
+            tie_embeddings=True,
+        ),
+        eval=EvalArgs(interval=steps + 1, final_validation=False),
+        optimizer=adamw,
+        devices=1,
+        logger_name="csv",
+    )
     told(times, TOKENS * AT_ONCE, steps=len(times) - 1)
 
 
@@ -295,7 +390,7 @@ def run_side(
     """Measure one side once: its speed, or in a race what becomes of it."""
     if side == "nanogpt":
         return nanogpt(data, scratch, steps, source, unit, 1 if race else AT_ONCE)
-    python = OTHERS if side.startswith("trainer") else Path(sys.executable)
+    python = {"ours": Path(sys.executable), "litgpt": LITGPT}.get(side, OTHERS)
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(scratch / f"cache-{side}"), "HF_HUB_OFFLINE": "1"}
     command = [str(python), __file__, "--serve", side, str(data), str(scratch), str(steps), str(minutes)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
@@ -317,10 +412,13 @@ def main() -> None:
         side, data, scratch, steps, minutes = arguments.serve
         if side == "ours":
             ours(Path(data), Path(scratch), int(steps), float(minutes))
+        elif side == "litgpt":
+            litgpt(Path(data), Path(scratch), int(steps))
         else:
             trainer(Path(data), Path(scratch), int(steps), side == "trainer-best")
         return
-    there = {"nanogpt": arguments.nanogpt, "trainer": OTHERS.exists(), "trainer-best": OTHERS.exists(), "ours": True}
+    there = {"ours": True, "nanogpt": arguments.nanogpt, "litgpt": LITGPT.exists()}
+    there |= dict.fromkeys(("trainer", "trainer-best"), OTHERS.exists())
     sides = [side for side in arguments.sides.split(",") if there[side]]
     for side in sorted(set(SIDES) - set(sides)):
         print(f"left out: {side} (see --help for what it needs)")
@@ -333,7 +431,7 @@ def main() -> None:
     scratch.mkdir(exist_ok=True)
     data, unit, rates = build(scratch), bf16_unit() != "none", measure()
     peak = rates.bf16_flops if unit else rates.float32_flops
-    shape = LlamaConfig(vocabulary=VOCABULARY, context=CONTEXT, width=WIDTH, depth=DEPTH, heads=HEADS, hidden=1024)
+    shape = LlamaConfig(vocabulary=VOCABULARY, context=CONTEXT, width=WIDTH, depth=DEPTH, heads=HEADS, hidden=HIDDEN)
     work = training_flops(shape, 1, CONTEXT)
     found: dict[str, list[Any]] = {side: [] for side in sides}
     for _ in range(arguments.rounds):
@@ -342,9 +440,9 @@ def main() -> None:
     rate = {side: statistics.median(run["rate"] for run in runs) for side, runs in found.items()}
     print(f"{os.cpu_count()} cores, bfloat16 unit: {bf16_unit()}, measured products {peak / 1e12:.2f} TFLOP/s")
     print(f"{'':14s} {'tokens/s':>9s} {'of products':>12s} {'peak MiB':>9s}")
-    for side, runs in found.items():
-        memory = max(run["peak_mib"] for run in runs)
-        print(f"{side:14s} {rate[side]:9,.0f} {rate[side] * work / peak:12.0%} {memory:9,.0f}")
+    memory = {side: max(run["peak_mib"] for run in runs) for side, runs in found.items()}
+    for side in sides:
+        print(f"{side:14s} {rate[side]:9,.0f} {rate[side] * work / peak:12.0%} {memory[side]:9,.0f}")
     report: dict[str, Any] = {"bf16": bf16_unit(), "products": peak, "rates": rate, "runs": found}
     rivals = [side for side in sides if side != "ours"]
     ratios = {}
@@ -352,6 +450,8 @@ def main() -> None:
         ratios["tokens per second, ours / best rival"] = rate["ours"] / max(rate[side] for side in rivals)
     if "trainer" in sides:
         ratios["tokens per second, ours / Trainer as it comes"] = rate["ours"] / rate["trainer"]
+    if rivals:
+        ratios["peak memory, leanest rival / ours"] = min(memory[side] for side in rivals) / memory["ours"]
     met = [ratio >= TARGETS[name] for name, ratio in ratios.items()]
     lines = [f"{name:55s} {ratio:6.2f}  {TARGETS[name]:.1f}" for name, ratio in ratios.items()]
     if "nanogpt" in sides and arguments.steps:
