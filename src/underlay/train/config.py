@@ -58,7 +58,8 @@ class TrainConfig(Config):
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Of activations; bf16, and auto: bfloat16 where there is a unit for it, else float32. Weights stay in float32."""
     compile: bool | None = None
-    """Use torch.compile; by default where a C++ compiler is found."""
+    """Use torch.compile; by default where a C++ compiler is found, unless a CPU computes in float32: its products take the
+    time there, and compiling wins little of it."""
     recompute: bool = False
     """Keep of each block only what goes in and run it again in the backward pass: much less memory, a third more
     work."""
@@ -98,9 +99,12 @@ class TrainConfig(Config):
 
     def compiles(self) -> bool:
         """Whether the run uses torch.compile here."""
-        return find_compiler() is not None if self.compile is None else self.compile
+        if self.compile is not None:
+            return self.compile
+        return find_compiler() is not None and (torch.cuda.is_available() or self.dtype() is torch.bfloat16)
 
     def mode(self) -> str:
         """How the run goes on this machine, in words, such as `compiled, bf16 (AMX)`."""
-        how = "compiled" if self.compiles() else "eager" + " (no C++ compiler found)" * (self.compile is None)
+        lacking = self.compile is None and find_compiler() is None
+        how = "compiled" if self.compiles() else "eager" + " (no C++ compiler found)" * lacking
         return f"{how}, bf16 ({bf16_unit()})" if self.dtype() is torch.bfloat16 else f"{how}, float32"
