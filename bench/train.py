@@ -146,6 +146,7 @@ def ours(data: Path, scratch: Path, steps: int, minutes: float) -> None:
         short_rows=short,
         optimizer=OptimizerConfig(lr=0.02, adam_lr=0.004),
         schedule=ScheduleConfig(warmup_steps=10, decay=0.6),
+        compile=None if minutes else True,
         checkpoint_seconds=1e9,
     )
     times = [time.perf_counter()]

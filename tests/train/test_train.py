@@ -14,6 +14,7 @@ from torch import nn
 
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder, LlamaConfig
+from underlay.plan.machine import find_compiler
 from underlay.train import CausalLM, Loss, TrainConfig, train, watch
 from underlay.train.checkpoint import Checkpoints, Progression, Weights, newest
 from underlay.train.config import OptimizerConfig
@@ -277,9 +278,26 @@ def test_a_short_run_that_mostly_diverged_is_no_model(tmp_path: Path) -> None:
         train(fresh(), Broken(), Counting(), config(steps=4), tmp_path)
 
 
+def test_what_is_compiled_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    from underlay.train import config as module
+
+    monkeypatch.setattr(module, "find_compiler", lambda: "g++")
+    monkeypatch.setattr(module, "bf16_unit", lambda: "AMX")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    unset = {"compile": None, "precision": "auto"}
+    assert config(**unset).compiles()
+    assert not config(compile=None).compiles()  # float32 on a CPU
+    assert config(compile=True).compiles()
+    monkeypatch.setattr(module, "find_compiler", lambda: None)
+    assert not config(**unset).compiles()
+    assert config(**unset).mode() == "eager (no C++ compiler found), bf16 (AMX)"
+    monkeypatch.setattr(module, "bf16_unit", lambda: "none")
+    assert config(compile=False).mode() == "eager, float32"
+
+
 def test_compiled_equals_eager_but_for_rounding(tmp_path: Path) -> None:
     pytest.importorskip("torch._inductor")
-    if not config(compile=None).compiles():
+    if find_compiler() is None:
         pytest.skip("no C++ compiler on this machine")
     losses = []
     for compiled in (False, True):

@@ -58,8 +58,8 @@ class TrainConfig(Config):
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Of activations; bf16, and auto: bfloat16 where there is a unit for it, else float32. Weights stay in float32."""
     compile: bool | None = None
-    """Use torch.compile; by default where a C++ compiler is found, unless a CPU computes in float32: its products take the
-    time there, and compiling wins little of it."""
+    """Use torch.compile; by default where a C++ compiler is found, unless a CPU computes in float32: its products take
+    the time there, and compiling wins little of it."""
     recompute: bool = False
     """Keep of each block only what goes in and run it again in the backward pass: much less memory, a third more
     work."""
