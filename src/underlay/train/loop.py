@@ -86,11 +86,13 @@ def train(
 
     `chance`: the loss of a model that knows nothing, where `model` is one; it is told if the first loss is another.
     `work`: FLOPs of training on a token, for telling how much of the machine is used.
-    `onlookers`: who looks at the run; nothing that is learned depends on them.
+    `onlookers`: who looks at the run; nothing that is learned depends on them. The process keeps freed memory from then
+    on (see `keep_freed_memory`).
 
     Raises UserError where it cannot fit into memory, a batch has nothing to learn from or the run diverges,
     MachineError where memory runs out on the way, KeyboardInterrupt after a checkpoint when the run is asked to stop.
     """
+    keep_freed_memory()
     world = world or alone()
     run = _Run(model, objective, source, config, scratch, onlookers, world)
     state, journal, examiner = run.state, run.journal, run.examiner
@@ -153,11 +155,7 @@ def train(
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the blocks, each by itself: they share their code, so one is compiled and the others reuse it.
-
-    The process keeps freed memory from then on (see `keep_freed_memory`).
-    """
-    keep_freed_memory()
+    """Compile the blocks, each by itself: they share their code, so one is compiled and the others reuse it."""
     for block in blocks(model):
         block.compile()
 
