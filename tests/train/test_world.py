@@ -10,6 +10,7 @@ import pytest
 import torch
 from world_worker import work
 
+from underlay.plan.machine import find_compiler
 from underlay.train.world import World
 
 HERE = Path(__file__).parent
@@ -66,15 +67,19 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         order(folder, "tensor-qwen", "qwen", **tensor),
         order(folder, "stopped", within="changing", stop_at=3),
     ]
+    if find_compiler():
+        orders.append(order(folder, "compiled", train={"compile": True}))
     ended = together(2, *orders)
     assert ended.returncode == 0, ended.stderr
     return {order["name"]: order for order in orders}
 
 
-@pytest.mark.parametrize("name", ["llama", "odd", "adamw", "tensor", "tensor-qwen"])
+@pytest.mark.parametrize("name", ["llama", "odd", "adamw", "tensor", "tensor-qwen", "compiled"])
 def test_two_processes_train_as_one_does(name: str, two: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    made = two[name]
-    by_itself = {**made, "folder": str(tmp_path), "train": made["train"] | {"tensor_parallel": 1, "recompute": False}}
+    if name not in two:
+        pytest.skip("no C++ compiler on this machine")
+    made, plain = two[name], {"tensor_parallel": 1, "recompute": False, "compile": False}
+    by_itself = {**made, "folder": str(tmp_path), "train": made["train"] | plain}
     one, both = alone(by_itself), [result(made, rank) for rank in (0, 1)]
     assert_alike(both[0]["log"], one["log"])
     assert both[0]["log"] == both[1]["log"]
