@@ -261,11 +261,12 @@ def test_a_run_limited_in_time_sets_its_length_and_ends(tmp_path: Path) -> None:
 
 def test_a_run_limited_in_time_keeps_its_time_when_interrupted_early(tmp_path: Path) -> None:
     settings = config(steps=None, minutes=0.03)
+    undisturbed = train(fresh(), CausalLM(), Counting(), settings, tmp_path / "a").progression
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), CausalLM(), Stopping(8 * 19, signal.SIGINT), settings, tmp_path)
-    state = train(fresh(), CausalLM(), Counting(), settings, tmp_path).progression
+        train(fresh(), CausalLM(), Stopping(8 * 19, signal.SIGINT), settings, tmp_path / "b")
+    state = train(fresh(), CausalLM(), Counting(), settings, tmp_path / "b").progression
     assert state.step == state.steps
-    assert state.step > 60
+    assert state.step > undisturbed.step / 2  # as fast as the machine is just now
 
 
 def test_a_short_run_that_mostly_diverged_is_no_model(tmp_path: Path) -> None:
