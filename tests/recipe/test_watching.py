@@ -17,7 +17,7 @@ from underlay.generate import Engine, Request, Sampling
 from underlay.library import Artifact, Library
 from underlay.models import Batch
 from underlay.models.storage import load_decoder, load_encoder
-from underlay.recipe import read_recipe, run_recipe, verbs
+from underlay.recipe import read_recipe, run_recipe, training
 from underlay.recipe.heldout import HeldOut
 from underlay.recipe.steps import read_in
 from underlay.text import Tokenizer
@@ -210,7 +210,7 @@ def test_steps_left_out_name_their_documents(world: World, monkeypatch: pytest.M
             loss = super().__call__(model, batch)
             return Loss(loss.sum * math.nan, loss.count) if self.calls[0] in (3, 5) else loss
 
-    monkeypatch.setattr(verbs, "CausalLM", Bursting)
+    monkeypatch.setattr(training, "CausalLM", Bursting)
     for stage in ("pretrain", "adapt"):
         listening = Listening()
         Bursting.calls[0] = 0
@@ -244,7 +244,7 @@ def test_what_turns_out_to_be_impossible(world: World, monkeypatch: pytest.Monke
     long = (*WATCHED, f"pretrain.samples=['{'word ' * 300}']")
     with pytest.raises(UserError, match=r"pretrain.samples: 'word word .* tokens, and the model's context holds 192"):
         run_recipe(read_recipe(SMALL, long), library, Silent(), until="pretrain")
-    monkeypatch.setattr(verbs, "_held_out", lambda library, base: set())
+    monkeypatch.setattr(training, "_held_out", lambda library, base: set())
     with pytest.raises(UserError, match=r"adapt.train.examine_steps: no document was held out"):
         run_recipe(read_recipe(SMALL, (*WATCHED, "adapt.train.steps=3")), library, Silent(), until="adapt")
     monkeypatch.setattr("underlay.train.record.find_spec", lambda name: None)
