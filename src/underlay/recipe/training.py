@@ -24,7 +24,7 @@ from underlay.recipe.heldout import HeldOut, Speech
 from underlay.recipe.job import Job
 from underlay.recipe.reading import read_in_pairs, read_in_rows
 from underlay.text import Tokenizer
-from underlay.train import CausalLM, Onlookers, Outcome, Source, stable, train
+from underlay.train import CausalLM, Onlookers, Outcome, Source, TrainConfig, stable, train
 from underlay.train.record import Recorder, recorders, run_title
 
 CURVE = "loss.png"
@@ -50,21 +50,15 @@ def pretrain(job: Job) -> None:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     if settings.fim:
         source = Middles(rows, tokenizer, settings.fim)
-    objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context, predicted)
     onlookers = Onlookers(
         _examination(job, model, tokenizer) if settings.train.examine_steps else None,
         _recorders(job),
         lambda samples: [str(read) for read in read_in_rows(rows, samples)],
     )
-    _take_up(job)
-    scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
-    outcome = train(model, objective, source, settings.train, scratch, progress, log, chance, work, onlookers, world)
-    if not world.leads:
+    outcome = _trained(job, model, tokenizer, source, work, onlookers, chance)
+    if outcome is None:
         return
-    save_model(model, job.draft.folder, outcome.weights)
-    tokenizer.save(job.draft.folder)
-    _describe_training(job, outcome, config, work)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
     if isinstance(rows.order, Mixture):
         job.draft.metrics["parts"] = {
@@ -73,6 +67,29 @@ def pretrain(job: Job) -> None:
         }
     if isinstance(rows.layout, BestFit):
         job.draft.metrics["padding"] = rows.layout.padding
+
+
+def _trained(
+    job: Job,
+    model: Decoder | Encoder,
+    tokenizer: Tokenizer,
+    source: Source,
+    work: float,
+    onlookers: Onlookers,
+    chance: float | None = None,
+) -> Outcome | None:
+    """Train the model, and leave it in the draft; None in processes that only help. The rest is as `train` has it."""
+    config: TrainConfig = job.settings.train
+    objective = CausalLM(config.dtype(), config.compiles())
+    _take_up(job)
+    scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
+    outcome = train(model, objective, source, config, scratch, progress, log, chance, work, onlookers, world)
+    if not world.leads:
+        return None
+    save_model(model, job.draft.folder, outcome.weights)
+    tokenizer.save(job.draft.folder)
+    _describe_training(job, outcome, model.config, work)
+    return outcome
 
 
 def rows_of(dataset: Dataset, settings: stages.PretrainStage, seed: int) -> Rows:
@@ -127,21 +144,14 @@ def adapt(job: Job) -> None:
         )
     kind, source = conversations(job.library, base, job.inputs["corpus"], settings, tokenizer, job.seed)
     job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
-    objective = CausalLM(settings.train.dtype(), settings.train.compiles())
     work = training_flops(model.config, 1, settings.train.context)
     onlookers = Onlookers(
         _held_out_pairs(job, model, tokenizer, kind) if settings.train.examine_steps else None,
         _recorders(job),
         lambda samples: [str(read) for read in read_in_pairs(source, Corpus(job.folder("corpus")), samples)],
     )
-    _take_up(job)
-    scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
-    outcome = train(model, objective, source, settings.train, scratch, progress, log, None, work, onlookers, world)
-    if not world.leads:
+    if _trained(job, model, tokenizer, source, work, onlookers) is None:
         return
-    save_model(model, job.draft.folder, outcome.weights)
-    tokenizer.save(job.draft.folder)
-    _describe_training(job, outcome, model.config, work)
     job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
 
 
