@@ -22,8 +22,17 @@ class Document:
     """SPDX identifier, or NOASSERTION."""
     language: str
     """What kind of text it is: `python`, `html`, `text` and so on."""
+    offset: int = 0
+    """Byte of the source, once unpacked, at which the record or piece begins."""
+    date: str = ""
+    """When it was written or fetched, as ISO 8601 (`2023-04-01`, `2021`), where the source says so."""
+    media: str = ""
+    """The image or recording that the text goes with: SHA-256, a colon, and where it is; empty where there is none."""
 
     @property
     def id(self) -> str:
-        """128 bits of the text's SHA-256, in hexadecimal."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+        """128 bits of the SHA-256 of the content, the text and the medium if there is one, in hexadecimal."""
+        content = self.text.encode()
+        if self.media:
+            content += b"\0" + self.media.partition(":")[0].encode()
+        return hashlib.sha256(content).hexdigest()[:32]

@@ -19,6 +19,7 @@ from underlay.data.corpus import Corpus, Entry
 from underlay.data.document import Document
 from underlay.data.licences import licence_of_folder
 from underlay.data.readers import BadRecord, language_of, read_file
+from underlay.data.writer import write_corpus
 from underlay.errors import UserError
 from underlay.progress import Progress, silent
 
@@ -93,7 +94,7 @@ def gather(config: GatherConfig, folder: Path, progress: Progress = silent) -> C
     if not documents:
         first = ledger[0]
         raise UserError(f"{first.source}: {first.detail}; none of {total} files could be read as text")
-    return Corpus.write(folder, documents, ledger)
+    return write_corpus(folder, documents, ledger)
 
 
 def _failed(item: BadRecord) -> Entry:

@@ -11,7 +11,7 @@ import torch
 
 from underlay.adapt import functions_in
 from underlay.config import Config
-from underlay.data import Corpus, Dataset, curate, fingerprint, gather, pack
+from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
@@ -31,11 +31,17 @@ def _gather(job: Job) -> None:
     _describe_corpus(corpus, job.draft)
 
 
+def _tag(job: Job) -> None:
+    corpus = Corpus(job.folder("corpus"))
+    attributes = tag(corpus, job.settings, job.draft.folder, job.progress)
+    job.draft.metrics |= {"documents": len(corpus), "attributes": attributes.names}
+
+
 def _curate(job: Job) -> None:
-    corpus = curate(Corpus(job.folder("corpus")), job.settings, job.draft.folder, job.progress)
+    attributes = Attributes(job.folder("attributes"))
+    corpus = curate(Corpus(job.folder("corpus")), attributes, job.settings, job.draft.folder, job.progress)
     _describe_corpus(corpus, job.draft)
-    dropped = Counter(entry.reason for entry in corpus.ledger() if entry.decision == "drop")
-    job.draft.metrics["dropped"] = dict(dropped)
+    job.draft.metrics["dropped"] = {reason: n for decision, reason, n, _ in corpus.tally() if decision == "drop"}
 
 
 def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
@@ -161,7 +167,8 @@ def _fingerprint(settings: Config) -> dict[str, str]:
 
 VERBS: Mapping[str, Verb] = {
     "gather": Verb("corpus", {}, _gather, outside=_fingerprint),
-    "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
+    "tag": Verb("attributes", {"corpus": "corpus"}, _tag),
+    "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),

@@ -5,6 +5,8 @@ Line counts never change, so that the place of every later token in its source s
 
 import re
 from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
 # Shapes of keys as their issuers document them; each is specific enough not to hit ordinary identifiers.
 _SHAPES = {
@@ -21,16 +23,33 @@ _SHAPES = {
 _ALL = re.compile("|".join(f"(?P<{name}>{shape})" for name, shape in _SHAPES.items()))
 
 
-def redact(text: str) -> tuple[str, Counter[str]]:
-    """Replace addresses and secrets by `<EMAIL>`, `<AWS_KEY>` and so on.
+class Span(NamedTuple):
+    """Something private in a text."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def find(text: str) -> list[Span]:
+    """Addresses and secrets in a text, in their order; none overlaps another."""
+    return [Span(match.start(), match.end(), match.lastgroup or "SECRET") for match in _ALL.finditer(text)]
+
+
+def mask(text: str, spans: Iterable[Span]) -> tuple[str, Counter[str]]:
+    """Replace what stands in the spans by `<EMAIL>`, `<AWS_KEY>` and so on.
 
     Returns the text, with as many lines as before, and how often each kind was found.
     """
     found: Counter[str] = Counter()
+    pieces, at = [], 0
+    for span in spans:
+        found[span.kind] += 1
+        pieces += [text[at : span.start], f"<{span.kind}>", "\n" * text.count("\n", span.start, span.end)]
+        at = span.end
+    return "".join([*pieces, text[at:]]), found
 
-    def mask(match: re.Match[str]) -> str:
-        kind = match.lastgroup or "SECRET"
-        found[kind] += 1
-        return f"<{kind}>" + "\n" * match[0].count("\n")
 
-    return _ALL.sub(mask, text), found
+def redact(text: str) -> tuple[str, Counter[str]]:
+    """Mask whatever `find` finds."""
+    return mask(text, find(text))

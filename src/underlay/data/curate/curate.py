@@ -1,0 +1,121 @@
+"""Curate: keep the documents that were decided to stay, mask private data in them, and write every decision down."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from underlay.data.corpus import Corpus, Entry, Unit, documents_in
+from underlay.data.curate.attributes import Attributes
+from underlay.data.curate.decide import NEAR, SAME, STAYS, CurateConfig, Verdicts, decide
+from underlay.data.curate.redact import Span, mask
+from underlay.data.curate.texts import Texts
+from underlay.data.document import Document
+from underlay.data.writer import CorpusWriter, duplicate
+from underlay.progress import Progress, silent
+
+Known = tuple[str, Document]
+"""A document and its id."""
+
+
+def curate(
+    corpus: Corpus, attributes: Attributes, config: CurateConfig, folder: Path, progress: Progress = silent
+) -> Corpus:
+    """Write the curated corpus, with its ledger, into `folder`.
+
+    Raises UserError as `decide` does, and where no document is left.
+    """
+    verdicts = decide(corpus, attributes, config)
+    sources = _sources(corpus, np.unique(verdicts.kept[verdicts.codes < STAYS]).tolist())
+    total, done = len(corpus), 0
+    with CorpusWriter(folder, distinct=config.deduplicate) as writer:
+        for unit in corpus.units():
+            table = corpus.table(unit)
+            documents = list(zip(table.column("id").to_pylist(), documents_in(table), strict=True))
+            codes = verdicts.codes[done : done + unit.documents]
+            for row in np.flatnonzero(codes != STAYS).tolist():
+                kept = sources.get(int(verdicts.kept[done + row]), ("", ""))
+                writer.note(_dropped(documents[row], codes[row], kept, verdicts, attributes, unit, row))
+            staying = np.flatnonzero(codes == STAYS).tolist()
+            for note, document in _changed([documents[row] for row in staying], staying, attributes, config, unit):
+                if note:
+                    writer.note(note)
+                if document:
+                    writer.add(document)
+            done += unit.documents
+            progress(done, total, kept=f"{int((verdicts.codes[:done] == STAYS).sum()):,}")
+    return Corpus(folder)
+
+
+def _sources(corpus: Corpus, rows: list[int]) -> Mapping[int, tuple[str, str]]:
+    """Id and source of the documents in some rows; a document may be dropped before the one that stays is read."""
+    ids, sources = (corpus.column(name).take(pa.array(rows, pa.int64())).to_pylist() for name in ("id", "source"))
+    return dict(zip(rows, zip(ids, sources, strict=True), strict=True))
+
+
+def _dropped(
+    known: Known, code: int, kept: tuple[str, str], verdicts: Verdicts, attributes: Attributes, unit: Unit, row: int
+) -> Entry:
+    id_, document = known
+    if code == SAME:
+        return duplicate(document, id_, kept[1])
+    if code == NEAR:
+        return _entry(known, "deduplicate", "drop", "near-duplicate", f"nearly the same text as {kept[1]}", kept[0])
+    rule = verdicts.rules[code]
+    figures = rule.figures(attributes.columns(unit, rule.attributes), row)
+    return _entry(known, "rules", "drop", rule.name, figures)
+
+
+def _changed(
+    documents: list[Known], rows: list[int], attributes: Attributes, config: CurateConfig, unit: Unit
+) -> Iterator[tuple[Entry | None, Document | None]]:
+    """Documents that stay as they stay, with what was changed in them."""
+    texts = [document.text for _, document in documents]
+    notes: list[list[tuple[str, str, str]]] = [[] for _ in documents]
+    if config.redact and "privacy.spans" in attributes.names:
+        spans = attributes.table(unit, ["privacy.spans"]).column(0)
+        for number, row in enumerate(rows):
+            if found := spans[row].as_py():
+                texts[number], kinds = mask(texts[number], [Span(**span) for span in found])
+                detail = ", ".join(f"{kind} x{count}" for kind, count in sorted(kinds.items()))
+                notes[number].append(("redact", "private-data", detail))
+    if attributes.config.clean_lines:
+        for number, text in enumerate(Texts(pa.array(texts, pa.large_string())).clean()):
+            if text != texts[number]:
+                lines = texts[number].count("\n") - text.count("\n")
+                notes[number].append(("rules", "lines-cut", f"{lines} lines"))
+                texts[number] = text
+    for known, text, said in zip(documents, texts, notes, strict=True):
+        changed = replace(known[1], text=text)
+        for stage, reason, detail in said:
+            yield _entry(known, stage, "change", reason, detail, changed.id), None
+        if text.strip():
+            yield None, changed
+        else:
+            yield _entry(known, "rules", "drop", "nothing-left", "every line was cut"), None
+
+
+def _entry(
+    known: Known, stage: str, decision: Literal["drop", "change"], reason: str, detail: str, other: str = ""
+) -> Entry:
+    id_, document = known
+    size = len(document.text.encode())
+    return Entry(
+        id_, document.source, document.first_line, size, stage, decision, reason, detail, document.offset, other
+    )
+
+
+def funnel(raw: Corpus, curated: Corpus) -> list[tuple[str, int, int]]:
+    """What became of the documents, as rows (name, documents, bytes): gathered, each drop reason, kept."""
+    drops: dict[str, tuple[int, int]] = {}
+    for decision, reason, count, size in [*raw.tally(), *curated.tally()]:
+        if decision == "drop":
+            before = drops.get(reason, (0, 0))
+            drops[reason] = (before[0] + count, before[1] + size)
+    kept = (len(curated), sum(len(document.text.encode()) for document in curated))
+    found = tuple(kept[side] + sum(drop[side] for drop in drops.values()) for side in (0, 1))
+    ordered = sorted(drops.items(), key=lambda one: -one[1][0])
+    return [("found", found[0], found[1]), *((reason, *drop) for reason, drop in ordered), ("kept", *kept)]

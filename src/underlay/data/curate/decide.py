@@ -1,0 +1,88 @@
+"""Decide which documents of a corpus stay: by rules, then those that are the same, then those that are nearly the same.
+
+All of it is a query over attributes, so a threshold can be moved, or asked about, without reading a text again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from underlay.config import Config
+from underlay.data.corpus import Corpus, Unit
+from underlay.data.curate.attributes import Attributes
+from underlay.data.curate.duplicates import band_names, nearly_same, same_text
+from underlay.data.curate.presets import Preset, rules_of
+from underlay.data.curate.rules import Rule
+from underlay.errors import UserError
+
+STAYS, SAME, NEAR = -1, -2, -3
+
+
+class CurateConfig(Config):
+    """What is removed from a corpus, and what is changed in it."""
+
+    presets: tuple[Preset, ...] = ("basic",)
+    """Rules that are known by name: `basic` for text of any kind, `gopher`, `c4`, `fineweb` for prose from the web."""
+    rules: dict[str, str | None] = Field(default={})
+    """Conditions to stay, each under the reason of those that do not meet it: `{few-words: "gopher.words >= 50"}`. One with
+    the name of a preset's rule takes its place; null takes it away."""
+    deduplicate: bool = True
+    """Keep one of several documents with the same text."""
+    near_duplicates: bool = True
+    """Keep one of several documents with nearly the same text; needs the tagger `minhash`."""
+    better: str = "text.characters"
+    """Which of nearly equal documents stays: the one of which this attribute is largest."""
+    redact: bool = True
+    """Mask what the tagger `privacy` has found: addresses, keys, other secrets."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What was decided on each of n documents."""
+
+    rules: tuple[Rule, ...]
+    codes: NDArray[np.int16]
+    """(n,): the number of the first rule that a document does not meet, or one of the reasons above."""
+    kept: NDArray[np.int64]
+    """(n,): the row of the document that stays instead."""
+
+
+def decide(corpus: Corpus, attributes: Attributes, config: CurateConfig) -> Verdicts:
+    """Which documents stay, from their attributes alone.
+
+    Raises UserError where a rule cannot be followed, or asks for what no tagger has found.
+    """
+    attributes.belong_to(corpus)
+    rules = rules_of(config.presets, config.rules)
+    for rule in rules:
+        rule.check(attributes.figures)
+    codes = np.concatenate([first_broken(rules, attributes, unit) for unit in corpus.units()])
+    kept = np.arange(len(codes))
+    if config.deduplicate:
+        first = same_text(corpus.column("id"))
+        again = (first != kept) & (codes == STAYS)
+        codes[again] = SAME
+        kept[again] = first[again]
+    if config.near_duplicates:
+        if not band_names(attributes.names):
+            raise UserError("near_duplicates: the attributes hold none of minhash; add it to the taggers")
+        if config.better not in attributes.figures:
+            raise UserError(f"better: there is no attribute {config.better!r}")
+        best = nearly_same(attributes, np.flatnonzero(codes == STAYS), attributes.column(config.better))
+        again = (best != kept) & (codes == STAYS)
+        codes[again] = NEAR
+        kept[again] = best[again]
+    return Verdicts(tuple(rules), codes, kept)
+
+
+def first_broken(rules: list[Rule], attributes: Attributes, unit: Unit) -> NDArray[np.int16]:
+    """The number of the first rule that each document of a stretch does not meet; -1: it meets all."""
+    names = sorted({name for rule in rules for name in rule.attributes})
+    codes = np.full(unit.documents, STAYS, dtype=np.int16)
+    if names:
+        columns = attributes.columns(unit, names)
+        for number in range(len(rules) - 1, -1, -1):
+            codes[~rules[number].met(columns)] = number
+    return codes

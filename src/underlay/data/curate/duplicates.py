@@ -1,0 +1,40 @@
+"""Which documents are the same as others, or nearly: decided from ids and MinHash bands, without reading a text.
+
+Documents are known by their content, and rows of a corpus are ordered by it. So what is kept depends neither on the
+order of files nor on how a corpus is cut: of a cluster the best stays, and of equally good ones that with the least id.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from underlay.data.curate.attributes import Attributes
+from underlay.kernels.clusters import Clusters, best_of
+
+
+def same_text(ids: pa.ChunkedArray) -> NDArray[np.int64]:
+    """For each row of a corpus the first one with the same id: (n,) int64. The ids are in order."""
+    # The first 64 bits of each id decide, unless they are equal; then all do.
+    values = np.array(ids.to_pylist(), dtype="S32")
+    if not len(values):
+        return np.zeros(0, dtype=np.int64)
+    new = np.concatenate([[True], values[1:] != values[:-1]])
+    return np.maximum.accumulate(np.where(new, np.arange(len(values)), 0))
+
+
+def nearly_same(attributes: Attributes, rows: NDArray[np.int64], worth: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each row of a corpus the one that stays for its cluster; a row that is alike no other stays itself.
+
+    rows: those to compare, (m,) int64; worth: (n,) float64, how good each of all n documents is.
+    """
+    clusters = Clusters(len(worth))
+    for name in band_names(attributes.names):
+        clusters.join(attributes.column(name)[rows], rows)
+    return best_of(clusters.roots(), worth)
+
+
+def band_names(names: Sequence[str]) -> list[str]:
+    """The attributes that hold MinHash bands."""
+    return [name for name in names if name.startswith("minhash.band_")]

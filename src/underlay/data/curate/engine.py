@@ -1,0 +1,60 @@
+"""Where the work on stretches of a corpus is done: in this process, in several on this machine, or by Ray.
+
+Results come in the order of the stretches, so what is made of them is the same everywhere.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+from underlay.data.corpus import Unit
+
+R = TypeVar("R")
+Setup = Callable[[], Callable[[Unit], R]]
+"""Called once in each process; what it returns is called with each stretch. Both can be pickled."""
+_WORTH_A_PROCESS = 8
+"""Stretches for each further process: starting one takes seconds."""
+
+
+class Engine(Protocol):
+    """Works on stretches of a corpus."""
+
+    def map(self, setup: Setup[R], units: Sequence[Unit]) -> Iterator[R]:
+        """The results for all stretches, in their order."""
+
+
+class Local:
+    """As many processes on this machine as pay."""
+
+    def __init__(self, processes: int | None = None) -> None:
+        """Use that many; by default as many as there are processors, and fewer for little work."""
+        self._processes = processes
+
+    def map(self, setup: Setup[R], units: Sequence[Unit]) -> Iterator[R]:
+        """The results for all stretches, in their order; only a few are held at once."""
+        processes = self._processes or min(len(os.sched_getaffinity(0)), len(units) // _WORTH_A_PROCESS)
+        if processes < 2:
+            yield from map(setup(), units)
+            return
+        waiting: deque[Future[R]] = deque()
+        with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (setup,)) as pool:
+            for unit in units:
+                waiting.append(pool.submit(_work, unit))
+                if len(waiting) > 2 * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
+_ready: list[Callable[[Unit], Any]] = []
+
+
+def _begin(setup: Setup[Any]) -> None:
+    _ready[:] = [setup()]
+
+
+def _work(unit: Unit) -> Any:
+    return _ready[0](unit)
