@@ -1,8 +1,8 @@
 """From sources to training data: gather documents, curate them, pack them into token shards.
 
 `gather` reads sources into a corpus, `tag` finds attributes of its documents, `curate` removes and mends documents by
-them and keeps a ledger of why, `pack` turns a corpus into a memory-mapped `Dataset` that knows which document every token
-came from.
+them and keeps a ledger of why, `pack` turns a corpus into a memory-mapped `Dataset` that knows which document every
+token came from.
 """
 
 from underlay.data.corpus import Corpus

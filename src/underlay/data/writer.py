@@ -33,8 +33,8 @@ class CorpusWriter:
     def __init__(self, folder: Path, distinct: bool = False, collected_bytes: int = _COLLECTED_BYTES) -> None:
         """Write into `folder`, which must be empty or not exist.
 
-        With `distinct`, of documents with the same id only the one whose source sorts first is written; the ledger names
-        it beside each other one. Up to `collected_bytes` of text are kept in memory.
+        With `distinct`, of documents with the same id only the one whose source sorts first is written; the ledger
+        names it beside each other one. Up to `collected_bytes` of text are kept in memory.
         """
         (folder / DOCUMENTS).mkdir(parents=True)
         self.folder, self.documents = folder, 0

@@ -31,9 +31,8 @@ IDEOGRAPH = np.uint32(1 << 13)
 ALNUM = np.uint32(1 << 14)
 """Letters and numbers of any kind, as `str.isalnum` has it."""
 
-_PUNCTUATION = (
-    "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：＄～«〉,><》)?）。…@_.\"}►»"
-    + "".join(chr(point) for low, high in ((0, 9), (11, 13), (13, 32), (127, 160)) for point in range(low, high))
+_PUNCTUATION = "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：＄～«〉,><》)?）。…@_.\"}►»" + "".join(
+    chr(point) for low, high in ((0, 9), (11, 13), (13, 32), (127, 160)) for point in range(low, high)
 )
 _EDGES = "…,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪"
 _QUOTES = "'\"”“`‘´’‚„»«「」『』（）〔〕【】《》〈〉⟦⟧"

@@ -27,7 +27,8 @@ class Clusters:
 
 
 def best_of(roots: NDArray[np.int64], worth: NDArray[np.float64]) -> NDArray[np.int64]:
-    """For each thing the one of its cluster that is worth most, of equals the least: (n,) int64. NaN is worth nothing."""
+    """For each thing the one of its cluster that is worth most, of equals the least: (n,) int64. NaN is worth
+    nothing."""
     best = np.arange(len(roots))
     _best(roots, np.nan_to_num(worth, nan=-np.inf), best)
     return best[roots]

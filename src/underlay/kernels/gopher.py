@@ -7,7 +7,6 @@ FineWeb (arXiv:2406.17557). Lengths are in code points. `gopher_reference` says 
 from typing import Any, Final
 
 import numba
-import numpy as np
 
 from underlay.kernels.characters import LETTER, PUNCTUATION, SPACE
 from underlay.kernels.hashes import find, hash_gram, hash_points, slots
@@ -34,7 +33,9 @@ STOP_WORDS: Final = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 
 @numba.njit(cache=True, nogil=True)
-def quality(points: Any, size: int, starts: Any, ends: Any, hashes: Any, n: int, table: Any, stops: Any, out: Any) -> None:
+def quality(
+    points: Any, size: int, starts: Any, ends: Any, hashes: Any, n: int, table: Any, stops: Any, out: Any
+) -> None:
     """The first eight columns of GOPHER."""
     symbols, length, letters, hash_marks, dots = 0, 0, 0, 0, 0
     for w in range(n):
@@ -84,7 +85,9 @@ def quality(points: Any, size: int, starts: Any, ends: Any, hashes: Any, n: int,
 
 
 @numba.njit(cache=True, nogil=True)
-def _copies(points: Any, start: int, end: int, gap: int, keys: Any, marks: Any, mark: int, mask: int) -> tuple[int, int, int]:
+def _copies(
+    points: Any, start: int, end: int, gap: int, keys: Any, marks: Any, mark: int, mask: int
+) -> tuple[int, int, int]:
     """Pieces of points[start:end] between runs of at least `gap` newlines: how many, how many copies, their length."""
     pieces = copies = copied = 0
     piece = at = start

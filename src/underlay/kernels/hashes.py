@@ -53,7 +53,7 @@ def slots(count: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def find(value: Any, keys: Any, marks: Any, mark: int, mask: int) -> int:
+def find(value: Any, keys: Any, marks: Any, mark: int, mask: int) -> Any:
     """The slot of `value`, or the empty one it belongs into. What bears another mark is empty: nothing is cleared."""
     slot = np.int64(value & np.uint64(mask))
     while marks[slot] == mark and keys[slot] != value:

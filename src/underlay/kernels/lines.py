@@ -1,7 +1,7 @@
 """Lines of a text: how long they are, which stand there twice, and what C4 keeps of them.
 
-C4 (arXiv:1910.10683, section 2.2) reads web pages line by line. Details that the paper leaves open are settled as in the
-filters that made FineWeb (arXiv:2406.17557): lines need no final punctuation, need three words before citations are
+C4 (arXiv:1910.10683, section 2.2) reads web pages line by line. Details that the paper leaves open are settled as in
+the filters that made FineWeb (arXiv:2406.17557): lines need no final punctuation, need three words before citations are
 taken out, and are dropped where they speak of cookies, policies or javascript.
 """
 

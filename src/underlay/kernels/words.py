@@ -1,9 +1,9 @@
 """Words of a text, cut as English is written: punctuation apart, contractions in two, what belongs together whole.
 
 The filters of web corpora count words as a rule-based tokenizer for English gives them. These are such rules, on
-code points and without strings: white space separates chunks; from a chunk's edges punctuation is taken off, one mark at
-a time; what is left is cut at dashes, slashes and the like between letters, unless it is an address. `words_reference`
-says the same with regular expressions; tests compare the two.
+code points and without strings: white space separates chunks; from a chunk's edges punctuation is taken off, one mark
+at a time; what is left is cut at dashes, slashes and the like between letters, unless it is an address.
+`words_reference` says the same with regular expressions; tests compare the two.
 
 Chinese, Japanese, Thai and other scripts without spaces are left in chunks here, as those filters do.
 """
@@ -16,18 +16,21 @@ import numpy as np
 from underlay.kernels.characters import DASH, DIGIT, EDGE, ICON, LETTER, LOWER, MONEY, QUOTE, SPACE, UPPER
 from underlay.kernels.hashes import hash_points
 
-UNITS = (
+_UNITS = (
     "km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph hPa Pa "
     "mbar mb MB kb KB gb GB tb TB T G M K %"
-).split()
+)
+UNITS = tuple(_UNITS.split())
 """Cut off behind a digit."""
-ABBREVIATIONS = (
+_ABBREVIATIONS = (
     "Mr. Mrs. Ms. Dr. Prof. St. Jr. Sr. Messrs. Rev. Gen. Gov. Sen. Rep. Adm. Bros. Co. Corp. Inc. Ltd. vs. v.s. e.g. "
     "i.e. E.g. I.e. a.m. p.m. A.m. P.m. a.k.a. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. Mt. Ph.D. "
     "Ala. Ariz. Ark. Calif. Colo. Conn. Del. Fla. Ga. Ia. Id. Ill. Ind. Kan. Kans. Ky. La. Mass. Md. Mich. Minn. Miss. "
     "Mont. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Okla. Ore. Pa. S.C. Tenn. Va. Wash. Wis. D.C."
-).split()
+)
+ABBREVIATIONS = tuple(_ABBREVIATIONS.split())
 """Keep their period."""
+
 
 @numba.njit(cache=True, nogil=True)
 def decode(text: Any, start: int, end: int, points: Any) -> int:
@@ -169,13 +172,13 @@ def _kept(points: Any, start: int, end: int, kinds: Any, known: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _known(points: Any, start: int, end: int, known: Any) -> int:
+def _known(points: Any, start: int, end: int, known: Any) -> Any:
     """1: an abbreviation, 2: a unit, 0: neither. known: (2, size) uint64 and the kind, open addressing."""
     value = hash_points(points, start, end)
-    place = int(value & np.uint64(known.shape[1] - 1))
+    place = np.int64(value & np.uint64(known.shape[1] - 1))
     while known[1, place]:
         if known[0, place] == value:
-            return int(known[1, place])
+            return np.int64(known[1, place])
         place = (place + 1) & (known.shape[1] - 1)
     return 0
 
@@ -227,7 +230,7 @@ def _middle(points: Any, start: int, end: int, kinds: Any, starts: Any, ends: An
             i += length
             word = i
         i += 1
-    cut = _contraction(points, word, end, kinds)
+    cut = _contraction(points, word, end)
     if cut:
         starts[n], ends[n] = word, cut
         n += 1
@@ -266,7 +269,7 @@ def _infix(points: Any, i: int, end: int, kinds: Any) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _contraction(points: Any, start: int, end: int, kinds: Any) -> int:
+def _contraction(points: Any, start: int, end: int) -> int:
     """Where the second half of a contraction begins (do|n't, we|'ll); 0: it is none."""
     for back in (1, 2):
         at = end - back - 1

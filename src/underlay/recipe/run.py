@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from underlay.data.curate.engine import Engine
 from underlay.data.mixture import check_parts
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
@@ -34,11 +35,17 @@ class Listener(Protocol):
 
 
 def run_recipe(
-    recipe: Recipe, library: Library, listener: Listener, until: str | None = None, world: World | None = None
+    recipe: Recipe,
+    library: Library,
+    listener: Listener,
+    until: str | None = None,
+    world: World | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Artifact]:
     """Make every stage's artifact, or take it from the library; returns them by stage.
 
     All processes of a `world` call it, each with the same recipe; those stages that train are made by all of them.
+    Texts are looked at by an `engine`, by default in processes of this machine; what is made is the same.
 
     Raises UserError where a stage asks for inputs that do not exist or do not fit, before anything is made.
     """
@@ -55,7 +62,7 @@ def run_recipe(
         seed = recipe.seed if verb.seeded else 0
         order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
         order = extend.asked_again(order, library)
-        work = _work(order, settings, recipe.seed, library, listener, verb.work, world)
+        work = _work(order, settings, recipe.seed, library, listener, verb.work, world, engine)
         waiting = partial(listener.said, "another process is busy with this stage; waiting")
         result = make(world, library, order, work, verb.trains, waiting)
         made[stage] = result.artifact
@@ -73,10 +80,11 @@ def _work(
     listener: Listener,
     work: Callable[[Job], None],
     world: World,
+    engine: Engine | None,
 ) -> Callable[[Draft], None]:
     def made(draft: Draft) -> None:
         moved, said = listener.moved, listener.said
-        work(Job(order.name, settings, order.config, order.parents, seed, draft, library, moved, said, world))
+        work(Job(order.name, settings, order.config, order.parents, seed, draft, library, moved, said, world, engine))
 
     return made
 

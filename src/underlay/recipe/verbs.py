@@ -33,7 +33,7 @@ def _gather(job: Job) -> None:
 
 def _tag(job: Job) -> None:
     corpus = Corpus(job.folder("corpus"))
-    attributes = tag(corpus, job.settings, job.draft.folder, job.progress)
+    attributes = tag(corpus, job.settings, job.draft.folder, job.progress, job.engine)
     job.draft.metrics |= {"documents": len(corpus), "attributes": attributes.names}
 
 

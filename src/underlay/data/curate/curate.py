@@ -1,17 +1,19 @@
 """Curate: keep the documents that were decided to stay, mask private data in them, and write every decision down."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from underlay.data.corpus import Corpus, Entry, Unit, documents_in
 from underlay.data.curate.attributes import Attributes
-from underlay.data.curate.decide import NEAR, SAME, STAYS, CurateConfig, Verdicts, decide
+from underlay.data.curate.decide import NEAR, SAME, STAYS, CurateConfig, decide
 from underlay.data.curate.redact import Span, mask
+from underlay.data.curate.rules import Columns, Rule
 from underlay.data.curate.texts import Texts
 from underlay.data.document import Document
 from underlay.data.writer import CorpusWriter, duplicate
@@ -30,15 +32,16 @@ def curate(
     """
     verdicts = decide(corpus, attributes, config)
     sources = _sources(corpus, np.unique(verdicts.kept[verdicts.codes < STAYS]).tolist())
-    total, done = len(corpus), 0
+    total, done, kept = len(corpus), 0, 0
     with CorpusWriter(folder, distinct=config.deduplicate) as writer:
         for unit in corpus.units():
             table = corpus.table(unit)
             documents = list(zip(table.column("id").to_pylist(), documents_in(table), strict=True))
             codes = verdicts.codes[done : done + unit.documents]
+            figures = attributes.columns(unit, verdicts.attributes) if (codes > STAYS).any() else {}
             for row in np.flatnonzero(codes != STAYS).tolist():
-                kept = sources.get(int(verdicts.kept[done + row]), ("", ""))
-                writer.note(_dropped(documents[row], codes[row], kept, verdicts, attributes, unit, row))
+                other = sources.get(int(verdicts.kept[done + row]), ("", ""))
+                writer.note(_dropped(documents[row], int(codes[row]), other, verdicts.rules, figures, row))
             staying = np.flatnonzero(codes == STAYS).tolist()
             for note, document in _changed([documents[row] for row in staying], staying, attributes, config, unit):
                 if note:
@@ -46,7 +49,8 @@ def curate(
                 if document:
                     writer.add(document)
             done += unit.documents
-            progress(done, total, kept=f"{int((verdicts.codes[:done] == STAYS).sum()):,}")
+            kept += len(staying)
+            progress(done, total, kept=f"{kept:,}")
     return Corpus(folder)
 
 
@@ -57,16 +61,14 @@ def _sources(corpus: Corpus, rows: list[int]) -> Mapping[int, tuple[str, str]]:
 
 
 def _dropped(
-    known: Known, code: int, kept: tuple[str, str], verdicts: Verdicts, attributes: Attributes, unit: Unit, row: int
+    known: Known, code: int, kept: tuple[str, str], rules: Sequence[Rule], figures: Columns, row: int
 ) -> Entry:
     id_, document = known
     if code == SAME:
         return duplicate(document, id_, kept[1])
     if code == NEAR:
         return _entry(known, "deduplicate", "drop", "near-duplicate", f"nearly the same text as {kept[1]}", kept[0])
-    rule = verdicts.rules[code]
-    figures = rule.figures(attributes.columns(unit, rule.attributes), row)
-    return _entry(known, "rules", "drop", rule.name, figures)
+    return _entry(known, "rules", "drop", rules[code].name, rules[code].figures(figures, row))
 
 
 def _changed(
@@ -115,7 +117,8 @@ def funnel(raw: Corpus, curated: Corpus) -> list[tuple[str, int, int]]:
         if decision == "drop":
             before = drops.get(reason, (0, 0))
             drops[reason] = (before[0] + count, before[1] + size)
-    kept = (len(curated), sum(len(document.text.encode()) for document in curated))
+    texts = (curated.table(unit, ["text"]).column("text") for unit in curated.units())
+    kept = (len(curated), sum(pc.sum(pc.binary_length(text)).as_py() for text in texts))
     found = tuple(kept[side] + sum(drop[side] for drop in drops.values()) for side in (0, 1))
     ordered = sorted(drops.items(), key=lambda one: -one[1][0])
     return [("found", found[0], found[1]), *((reason, *drop) for reason, drop in ordered), ("kept", *kept)]

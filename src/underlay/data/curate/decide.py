@@ -26,8 +26,8 @@ class CurateConfig(Config):
     presets: tuple[Preset, ...] = ("basic",)
     """Rules that are known by name: `basic` for text of any kind, `gopher`, `c4`, `fineweb` for prose from the web."""
     rules: dict[str, str | None] = Field(default={})
-    """Conditions to stay, each under the reason of those that do not meet it: `{few-words: "gopher.words >= 50"}`. One with
-    the name of a preset's rule takes its place; null takes it away."""
+    """Conditions to stay, each under the reason of those that do not meet it: `{few-words: "gopher.words >= 50"}`.
+    One with the name of a preset's rule takes its place; null takes it away."""
     deduplicate: bool = True
     """Keep one of several documents with the same text."""
     near_duplicates: bool = True
@@ -47,6 +47,11 @@ class Verdicts:
     """(n,): the number of the first rule that a document does not meet, or one of the reasons above."""
     kept: NDArray[np.int64]
     """(n,): the row of the document that stays instead."""
+
+    @property
+    def attributes(self) -> list[str]:
+        """What the rules look at."""
+        return sorted({name for rule in self.rules for name in rule.attributes})
 
 
 def decide(corpus: Corpus, attributes: Attributes, config: CurateConfig) -> Verdicts:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from underlay.data.curate.attributes import Attributes
@@ -16,11 +17,9 @@ from underlay.kernels.clusters import Clusters, best_of
 
 def same_text(ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """For each row of a corpus the first one with the same id: (n,) int64. The ids are in order."""
-    # The first 64 bits of each id decide, unless they are equal; then all do.
-    values = np.array(ids.to_pylist(), dtype="S32")
-    if not len(values):
-        return np.zeros(0, dtype=np.int64)
-    new = np.concatenate([[True], values[1:] != values[:-1]])
+    values = pa.concat_arrays(ids.cast(pa.large_string()).chunks)
+    new = np.ones(len(values), dtype=bool)
+    new[1:] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
     return np.maximum.accumulate(np.where(new, np.arange(len(values)), 0))
 
 

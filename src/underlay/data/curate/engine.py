@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
 from underlay.data.corpus import Unit
+from underlay.errors import UserError
 
 R = TypeVar("R")
 Setup = Callable[[], Callable[[Unit], R]]
@@ -58,3 +59,42 @@ def _begin(setup: Setup[Any]) -> None:
 
 def _work(unit: Unit) -> Any:
     return _ready[0](unit)
+
+
+class Ray:
+    """A Ray cluster, or this machine where none is named; the corpus must lie where all its machines can read it."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Join the cluster at `address`. Raises UserError where Ray is not installed or cannot be reached."""
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--engine ray: Ray is not installed; pip install 'underlay[ray]'") from error
+        if not ray.is_initialized():
+            try:
+                ray.init(address=address, log_to_driver=False, include_dashboard=False)
+            except (ConnectionError, ValueError) as error:
+                raise UserError(f"--engine ray: no cluster at {address}: {str(error).splitlines()[0]}") from error
+
+    def map(self, setup: Setup[R], units: Sequence[Unit]) -> Iterator[R]:
+        """The results for all stretches, in their order."""
+        import ray
+
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        items = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+        processes = max(1, min(len(units), int(ray.cluster_resources().get("CPU", 1)) - 1))
+        results = items.map(_Remote, fn_constructor_args=(setup,), concurrency=processes)
+        for row in results.iter_rows():
+            yield row["result"]
+
+
+class _Remote:
+    """A process of Ray's that works on stretches."""
+
+    def __init__(self, setup: Setup[Any]) -> None:
+        self._work = setup()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"result": self._work(row["unit"])}

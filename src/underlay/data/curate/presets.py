@@ -62,5 +62,7 @@ def rules_of(presets: tuple[Preset, ...], own: Mapping[str, str | None]) -> list
         if text is not None:
             texts[name] = text
         elif texts.pop(name, None) is None:
-            raise UserError(f"rules: {name} is null, but no preset here has a rule of that name; there are {', '.join(texts)}")
+            raise UserError(
+                f"rules: {name} is null, but no preset here has a rule of that name; there are {', '.join(texts)}"
+            )
     return [Rule.parse(name, text) for name, text in texts.items()]

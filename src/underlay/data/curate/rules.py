@@ -61,6 +61,8 @@ class Rule:
             raise UserError(f"rule {name}: {text!r} is no condition: {reason}") from error
         rule = cls(name, text.strip(), tree)
         rule._check(tree)
+        if not rule.attributes:
+            raise UserError(f"rule {name}: {text!r} looks at no attribute")
         return rule
 
     @property
@@ -110,7 +112,7 @@ class Rule:
                 inner = values
             case ast.UnaryOp(ast.Not() | ast.USub(), operand):
                 inner = [operand]
-            case ast.BinOp(left, op, right) if type(op) in _ARITHMETIC:
+            case ast.BinOp(left, op, right) if type(op) in _ARITHMETIC and not _words(left) and not _words(right):
                 inner = [left, right]
             case ast.Constant(bool() | int() | float() | str()) | ast.Name():
                 pass
@@ -131,14 +133,18 @@ def _dotted(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _dotted(node.value))
 
 
+def _words(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def _name(node: ast.expr) -> str:
     return ast.unparse(node)
 
 
 def _value(node: ast.expr, columns: Columns) -> Any:
     match node:
-        case ast.Constant(value):
-            return value
+        case ast.Constant(constant):
+            return constant
         case ast.Name() | ast.Attribute():
             return columns[_name(node)]
         case ast.Tuple(elements) | ast.List(elements) | ast.Set(elements):

@@ -1,7 +1,7 @@
 """Tag: look at every document once, and write what was found beside it.
 
-Documents are worked on in stretches of some megabytes, each by itself, so that many processes can share the work and the
-result does not depend on how many there are.
+Documents are worked on in stretches of some megabytes, each by itself, so that many processes can share the work and
+the result does not depend on how many there are.
 """
 
 import json
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from underlay.data.corpus import Corpus, Unit
 from underlay.data.curate.attributes import ATTRIBUTES, TAGS, Attributes
 from underlay.data.curate.engine import Engine, Local
-from underlay.data.curate.taggers import TAGGERS, TagConfig, Tagger
+from underlay.data.curate.taggers import TAGGERS, TagConfig, Tagger, TaggerName
 from underlay.data.curate.texts import Texts
 from underlay.progress import Progress, silent
 
@@ -62,15 +62,13 @@ class Tagging:
         def tagged(unit: Unit) -> tuple[pa.Table, int]:
             rows = corpus.table(unit, ["id", "text"])
             minhash = self.config.minhash
-            texts = Texts(
-                rows.column("text"), self.config.clean_lines, minhash.bands * minhash.rows, minhash.shingle
-            )
+            texts = Texts(rows.column("text"), self.config.clean_lines, minhash.bands * minhash.rows, minhash.shingle)
             return found(texts, taggers).add_column(0, "id", rows.column("id")), len(texts.bytes)
 
         return tagged
 
 
-def found(texts: Texts, taggers: Mapping[str, Tagger]) -> pa.Table:
+def found(texts: Texts, taggers: Mapping[TaggerName, Tagger]) -> pa.Table:
     """The attributes of a batch of texts, a row each."""
     columns = {}
     for name, tagger in taggers.items():

@@ -1,7 +1,7 @@
 """Taggers: each looks at texts and writes attributes of them; none of them decides anything.
 
-An attribute is called by its tagger and its own name, `gopher.words`. A new tagger is a class with `fields`, called with
-a batch of texts, and a line in `TAGGERS`.
+An attribute is called by its tagger and its own name, `gopher.words`. A new tagger is a class with `fields`, called
+with a batch of texts, and a line in `TAGGERS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,11 +38,11 @@ class TagConfig(Config):
     """Which attributes of documents are found, and how."""
 
     taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy"), min_length=1)
-    """`text` (size, lines, letters), `gopher`, `c4` and `fineweb` (what those corpora's filters measure), `minhash` (for
-    near-duplicates), `privacy` (addresses, numbers, secrets)."""
+    """`text` (size, lines, letters), `gopher`, `c4` and `fineweb` (what those corpora's filters measure), `minhash`
+    (for near-duplicates), `privacy` (addresses, numbers, secrets)."""
     clean_lines: bool = False
-    """Whether `fineweb` and `minhash` look at the lines that C4's rules keep instead of at all, as FineWeb's do. For web
-    pages."""
+    """Whether `fineweb` and `minhash` look at the lines that C4's rules keep instead of at all, as FineWeb's do. For
+    web pages."""
     minhash: MinHashConfig = MinHashConfig()
     """How near-duplicates are found."""
 
@@ -50,8 +50,9 @@ class TagConfig(Config):
 class Tagger(Protocol):
     """Finds attributes of texts."""
 
-    fields: Mapping[str, pa.DataType]
-    """Their types, by their names within the tagger."""
+    @property
+    def fields(self) -> Mapping[str, pa.DataType]:
+        """Their types, by their names within the tagger."""
 
     def __call__(self, texts: Texts) -> Mapping[str, Any]:
         """A column for each field, as long as there are texts."""
@@ -99,7 +100,10 @@ class _Privacy:
 
     def __call__(self, texts: Texts) -> Mapping[str, Any]:
         spans = [find(text) for text in texts.strings]
-        return {"found": [len(found) for found in spans], "spans": [[one._asdict() for one in found] for found in spans]}
+        return {
+            "found": [len(found) for found in spans],
+            "spans": [[one._asdict() for one in found] for found in spans],
+        }
 
 
 TAGGERS: Mapping[TaggerName, Callable[[TagConfig], Tagger]] = {

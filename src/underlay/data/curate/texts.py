@@ -1,6 +1,7 @@
 """A batch of texts as every tagger wants them: bytes for compiled loops, strings for everything else."""
 
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,9 @@ from underlay.kernels.minhash import functions
 class Texts:
     """Texts of some documents. What several taggers need is worked out once."""
 
-    def __init__(self, column: pa.ChunkedArray | pa.Array, cleaned: bool = False, hashes: int = 112, shingle: int = 5) -> None:
+    def __init__(
+        self, column: pa.ChunkedArray | pa.Array, cleaned: bool = False, hashes: int = 112, shingle: int = 5
+    ) -> None:
         """Take a column of strings; the other arguments are those of `underlay.kernels.filters.measure`."""
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         self._array = array.cast(pa.large_string())
@@ -50,4 +53,4 @@ class Texts:
         """The texts with only those lines that C4 keeps."""
         text, offsets = clean(self.bytes, self.offsets)
         data = text.tobytes()
-        return [data[start:end].decode() for start, end in zip(offsets, offsets[1:], strict=False)]
+        return [data[start:end].decode() for start, end in pairwise(offsets)]

@@ -1,0 +1,169 @@
+"""The compiled filters say what their plain twins say, of any text."""
+
+import itertools
+import string
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from underlay.data.curate.texts import Texts
+from underlay.kernels import filters_reference as reference
+from underlay.kernels.characters import kinds
+from underlay.kernels.filters import measure
+from underlay.kernels.gopher import GOPHER
+from underlay.kernels.hashes import hash_points
+from underlay.kernels.lines import C4, FINEWEB, TEXT
+from underlay.kernels.minhash import bands, folded_words, functions
+from underlay.kernels.words import decode, known_words, split
+
+_PIECES = (
+    "the and that with have words Words don't we'll can't O'Neil's n't 'll cannot U.S. Mr. e.g. i.e. J. NATO. "
+    "10km 5m 3.14 1,000 $5 5$ US$7 +1 -1 1980s 2+2 a-b well-known --- -- — – ... .. . , ; : ! ? … \" ' ( ) [12] [edit] "
+    "[citation needed] [ ] { } # * _ / and/or http://a.b/c-d www.example.com/x?y=1 me@example.org example.com. x=y "
+    "end.Start end.start α β。 日本語 ไทย é ﬁ ½ ٣ 😀 lorem ipsum javascript JavaScript privacy policy • -"
+)
+PIECES = tuple(_PIECES.split(" "))
+GAPS = (" ", "\n", "\n\n", "\n\n\n", "\t", "\r\n", "\x0b", "\x85", "\u2028", "  ", "")
+TEXTS = st.one_of(
+    st.text(),
+    st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(GAPS))).map(
+        lambda pairs: "".join(piece + gap for piece, gap in pairs)
+    ),
+    st.lists(st.sampled_from(PIECES[:6]), max_size=80).map(" ".join),
+    st.lists(st.sampled_from(["a b c d.", "This is a line of words.", "", " ", "x", "- point", "and so on..."])).map(
+        "\n".join
+    ),
+)
+
+
+def texts_of(*texts: str) -> Texts:
+    return Texts(pa.array(texts, pa.large_string()))
+
+
+def points_of(text: str) -> tuple[np.ndarray, int]:
+    data = np.frombuffer(text.encode() + b"\0", dtype=np.uint8)
+    points = np.empty(len(data), dtype=np.uint32)
+    return points, decode(data, 0, len(data) - 1, points)
+
+
+def words_of(text: str) -> list[str]:
+    points, size = points_of(text)
+    starts, ends = np.empty((2, size + 2), dtype=np.int32)
+    n = split(points, size, kinds(), known_words(), starts, ends)
+    return [text[start:end] for start, end in zip(starts[:n], ends[:n], strict=True)]
+
+
+@given(TEXTS)
+def test_code_points_are_decoded(text: str) -> None:
+    points, size = points_of(text)
+    assert "".join(map(chr, points[:size])) == text
+
+
+@given(TEXTS)
+@example("don't ")
+@example("(U.S.A.)... \"Mr. O'Neil's\" 10km, and/or well-known--things.")
+def test_words_are_those_of_the_plain_twin(text: str) -> None:
+    assert words_of(text) == reference.words(text)
+
+
+@given(TEXTS)
+def test_words_hold_all_that_is_no_space(text: str) -> None:
+    assert "".join(words_of(text)) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I don't know, Mr. Smith.", ["I", "do", "n't", "know", ",", "Mr.", "Smith", "."]),
+        ("He said: 'No!'", ["He", "said", ":", "'", "No", "!", "'"]),
+        ("It's 10km (or $5.50) away...", ["It", "'s", "10", "km", "(", "or", "$", "5.50", ")", "away", "..."]),
+        ("well-known and/or U.S. e.g. this", ["well", "-", "known", "and", "/", "or", "U.S.", "e.g.", "this"]),
+        ("see http://example.com/a-b?c=d now", ["see", "http://example.com/a-b?c=d", "now"]),
+    ],
+)
+def test_words_are_cut_as_english_is_written(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+@given(TEXTS)
+def test_measures_are_those_of_the_plain_twin(text: str) -> None:
+    found = texts_of("a text before", text, "a text behind").measures
+    for names, figures, expected in (
+        (TEXT, found.text, reference.plain(text)),
+        (GOPHER, found.gopher, reference.gopher(text)),
+        (C4, found.c4, reference.c4(text)[1]),
+        (FINEWEB, found.fineweb, reference.fineweb(text)),
+    ):
+        assert dict(zip(names, figures[1], strict=True)) == pytest.approx(expected)
+
+
+@given(TEXTS)
+def test_c4_keeps_the_lines_of_the_plain_twin(text: str) -> None:
+    assert texts_of("before it", text).clean()[1] == reference.c4(text)[0]
+
+
+@given(TEXTS)
+def test_cleaned_texts_are_measured_as_such(text: str) -> None:
+    array = pa.array([text], pa.large_string())
+    found = Texts(array, cleaned=True).measures
+    kept = texts_of(reference.c4(text)[0]).measures
+    assert found.fineweb == pytest.approx(kept.fineweb)
+    assert (found.signatures == kept.signatures).all()
+    assert found.gopher == pytest.approx(texts_of(text).measures.gopher)
+
+
+@given(TEXTS)
+def test_folded_words_are_those_of_the_plain_twin(text: str) -> None:
+    points, size = points_of(text)
+    from underlay.kernels.characters import folds
+
+    hashes = np.empty(size + 2, dtype=np.uint64)
+    n = folded_words(points, size, kinds(), folds(), hashes)
+    expected = [hash_points(points_of(word)[0], 0, len(word)) for word in reference.folded_words(text)]
+    assert hashes[:n].tolist() == expected
+
+
+@given(st.lists(TEXTS, max_size=5))
+def test_a_text_has_the_same_measures_in_any_batch(texts: list[str]) -> None:
+    together = texts_of(*texts).measures
+    for number, text in enumerate(texts):
+        alone = texts_of(text).measures
+        for name, figures in vars(alone).items():
+            assert (figures[0] == getattr(together, name)[number]).all()
+
+
+def test_case_accents_numbers_and_punctuation_do_not_tell_texts_apart() -> None:
+    one, other = texts_of(
+        "Der Café kostet 12 Euro, und 1999 waren es 3!", "der cafe kostet 7 euro und 2024 waren es 450"
+    ).measures.signatures
+    assert (one == other).all()
+
+
+def test_alike_texts_share_a_band_and_others_do_not() -> None:
+    words = [
+        "".join(letters) for letters in itertools.islice(itertools.product(string.ascii_lowercase, repeat=4), 2000)
+    ]
+    near = [*words[:1000], "another", *words[1001:]]
+    other = words[::-1]
+    texts = texts_of(*(" ".join(one) for one in (words, near, other)))
+    found = bands(texts.measures.signatures, 8)
+    assert (found[0] == found[1]).any()
+    assert not (found[0] == found[2]).any()
+
+
+def test_no_texts_and_empty_ones_have_measures() -> None:
+    assert len(texts_of().measures.gopher) == 0
+    assert not texts_of("", " ").measures.text.any()
+
+
+def test_long_hostile_texts_take_linear_time() -> None:
+    for text in ("." * 300_000, "a." * 150_000, "'s" * 150_000, "a-" * 150_000, "[1" * 150_000, "://" * 100_000):
+        measure(*_bytes(text), functions(8))
+
+
+def _bytes(text: str) -> tuple[np.ndarray, np.ndarray]:
+    texts = texts_of(text)
+    return texts.bytes, texts.offsets
