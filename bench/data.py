@@ -126,7 +126,7 @@ def _ours(documents: list[str]) -> Any:
     def decide(count: int) -> list[str]:
         decisions: list[str] = []
         for column in columns[: -(-count // 1000)]:
-            table = found(Texts(column, cleaned=True), taggers)
+            table = found(Texts(column), taggers)
             codes = np.full(len(column), -1)
             values = {name: table.column(name).to_numpy() for rule in rules for name in rule.attributes}
             for number in reversed(range(len(rules))):

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from underlay.data.curate.texts import Texts
 from underlay.kernels import filters_reference as reference
 from underlay.kernels.characters import kinds
-from underlay.kernels.filters import measure
 from underlay.kernels.gopher import GOPHER
 from underlay.kernels.hashes import hash_points
 from underlay.kernels.lines import C4, FINEWEB, TEXT
@@ -90,12 +89,12 @@ def test_words_are_cut_as_english_is_written(text: str, words: list[str]) -> Non
 
 @given(TEXTS)
 def test_measures_are_those_of_the_plain_twin(text: str) -> None:
-    found = texts_of("a text before", text, "a text behind").measures
+    batch = texts_of("a text before", text, "a text behind").batch
     for names, figures, expected in (
-        (TEXT, found.text, reference.plain(text)),
-        (GOPHER, found.gopher, reference.gopher(text)),
-        (C4, found.c4, reference.c4(text)[1]),
-        (FINEWEB, found.fineweb, reference.fineweb(text)),
+        (TEXT, batch.plain(), reference.plain(text)),
+        (GOPHER, batch.gopher(), reference.gopher(text)),
+        (C4, batch.cleaned.figures, reference.c4(text)[1]),
+        (FINEWEB, batch.fineweb(), reference.fineweb(text)),
     ):
         assert dict(zip(names, figures[1], strict=True)) == pytest.approx(expected)
 
@@ -107,12 +106,10 @@ def test_c4_keeps_the_lines_of_the_plain_twin(text: str) -> None:
 
 @given(TEXTS)
 def test_cleaned_texts_are_measured_as_such(text: str) -> None:
-    array = pa.array([text], pa.large_string())
-    found = Texts(array, cleaned=True).measures
-    kept = texts_of(reference.c4(text)[0]).measures
-    assert found.fineweb == pytest.approx(kept.fineweb)
-    assert (found.signatures == kept.signatures).all()
-    assert found.gopher == pytest.approx(texts_of(text).measures.gopher)
+    batch, kept = texts_of(text).batch, texts_of(reference.c4(text)[0]).batch
+    assert batch.fineweb(cleaned=True) == pytest.approx(kept.fineweb())
+    signatures = batch.signatures(functions(16), 5, cleaned=True)
+    assert (signatures == kept.signatures(functions(16), 5)).all()
 
 
 @given(TEXTS)
@@ -126,19 +123,23 @@ def test_folded_words_are_those_of_the_plain_twin(text: str) -> None:
     assert hashes[:n].tolist() == expected
 
 
+def all_measures(texts: Texts) -> list[np.ndarray]:
+    batch = texts.batch
+    return [batch.plain(), batch.gopher(), batch.cleaned.figures, batch.fineweb(), batch.signatures(functions(16), 5)]
+
+
 @given(st.lists(TEXTS, max_size=5))
 def test_a_text_has_the_same_measures_in_any_batch(texts: list[str]) -> None:
-    together = texts_of(*texts).measures
+    together = all_measures(texts_of(*texts))
     for number, text in enumerate(texts):
-        alone = texts_of(text).measures
-        for name, figures in vars(alone).items():
-            assert (figures[0] == getattr(together, name)[number]).all()
+        for alone, figures in zip(all_measures(texts_of(text)), together, strict=True):
+            assert (alone[0] == figures[number]).all()
 
 
 def test_case_accents_numbers_and_punctuation_do_not_tell_texts_apart() -> None:
     one, other = texts_of(
         "Der Café kostet 12 Euro, und 1999 waren es 3!", "der cafe kostet 7 euro und 2024 waren es 450"
-    ).measures.signatures
+    ).batch.signatures(functions(112), 5)
     assert (one == other).all()
 
 
@@ -149,21 +150,16 @@ def test_alike_texts_share_a_band_and_others_do_not() -> None:
     near = [*words[:1000], "another", *words[1001:]]
     other = words[::-1]
     texts = texts_of(*(" ".join(one) for one in (words, near, other)))
-    found = bands(texts.measures.signatures, 8)
+    found = bands(texts.batch.signatures(functions(112), 5), 8)
     assert (found[0] == found[1]).any()
     assert not (found[0] == found[2]).any()
 
 
 def test_no_texts_and_empty_ones_have_measures() -> None:
-    assert len(texts_of().measures.gopher) == 0
-    assert not texts_of("", " ").measures.text.any()
+    assert all(len(figures) == 0 for figures in all_measures(texts_of()))
+    assert not texts_of("", " ").batch.plain().any()
 
 
 def test_long_hostile_texts_take_linear_time() -> None:
     for text in ("." * 300_000, "a." * 150_000, "'s" * 150_000, "a-" * 150_000, "[1" * 150_000, "://" * 100_000):
-        measure(*_bytes(text), functions(8))
-
-
-def _bytes(text: str) -> tuple[np.ndarray, np.ndarray]:
-    texts = texts_of(text)
-    return texts.bytes, texts.offsets
+        all_measures(texts_of(text))

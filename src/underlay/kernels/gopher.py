@@ -9,7 +9,7 @@ from typing import Any, Final
 import numba
 
 from underlay.kernels.characters import LETTER, PUNCTUATION, SPACE
-from underlay.kernels.hashes import find, hash_gram, hash_points, slots
+from underlay.kernels.hashes import base_power, find, hash_gram, hash_points, roll, slots
 from underlay.kernels.lines import next_line
 
 GOPHER: Final = (
@@ -69,11 +69,13 @@ def quality(
                 last == 46 and end - start > 2 and points[end - 2] == 46 and points[end - 3] == 46
             )
     found = 0
-    for k in range(len(stops)):
-        for w in range(n):
-            if hashes[w] == stops[k]:
-                found += 1
-                break
+    seen = 0  # a bit for each stop word; none has more than four letters
+    for w in range(n):
+        if ends[w] - starts[w] <= 4:
+            for k in range(len(stops)):
+                if hashes[w] == stops[k]:
+                    found += seen >> k & 1 == 0
+                    seen |= 1 << k
     out[0] = symbols
     out[1] = length / max(1, symbols)
     out[2] = hash_marks / max(1, n)
@@ -117,7 +119,7 @@ def repetition(
     points: Any, size: int, starts: Any, ends: Any, hashes: Any, n: int, table: Any, scratch: Any, mark: int, out: Any
 ) -> int:
     """Columns 8 and up of GOPHER; returns the next free mark."""
-    keys, marks, counts, firsts, lengths = scratch
+    keys, marks, counts, firsts, lengths, rolled = scratch
     start, end = 0, size
     while start < end and table[points[start]] & SPACE:
         start += 1
@@ -134,24 +136,26 @@ def repetition(
         lengths[w] = total
         total += ends[w] - starts[w]
     lengths[n] = total
+    roll(hashes, n, rolled)
     mask = slots(n) - 1
     for gram in range(2, 5):
-        out[10 + gram] = _top(hashes, lengths, n, gram, keys, marks, counts, firsts, mark, mask) / max(1, size)
+        out[10 + gram] = _top(rolled, lengths, n, gram, keys, marks, counts, firsts, mark, mask) / max(1, size)
         mark += 1
     for gram in range(5, 11):
-        out[10 + gram] = _copied(hashes, lengths, n, gram, keys, marks, mark, mask) / max(1, size)
+        out[10 + gram] = _copied(rolled, lengths, n, gram, keys, marks, mark, mask) / max(1, size)
         mark += 1
     return mark
 
 
 @numba.njit(cache=True, nogil=True)
 def _top(
-    hashes: Any, lengths: Any, n: int, gram: int, keys: Any, marks: Any, counts: Any, firsts: Any, mark: int, mask: int
+    rolled: Any, lengths: Any, n: int, gram: int, keys: Any, marks: Any, counts: Any, firsts: Any, mark: int, mask: int
 ) -> int:
     """Characters of the most frequent run of `gram` words, with spaces, times its count; of equals the first."""
     best, first = 0, 0
+    power = base_power(gram)
     for w in range(n - gram + 1):
-        value = hash_gram(hashes, w, gram)
+        value = hash_gram(rolled, w, gram, power)
         slot = find(value, keys, marks, mark, mask)
         if marks[slot] != mark:
             marks[slot], keys[slot], counts[slot], firsts[slot] = mark, value, 0, w
@@ -162,12 +166,13 @@ def _top(
 
 
 @numba.njit(cache=True, nogil=True)
-def _copied(hashes: Any, lengths: Any, n: int, gram: int, keys: Any, marks: Any, mark: int, mask: int) -> int:
+def _copied(rolled: Any, lengths: Any, n: int, gram: int, keys: Any, marks: Any, mark: int, mask: int) -> int:
     """Characters in runs of `gram` words that stood before; a copy is skipped whole."""
     copied = 0
     w = 0
+    power = base_power(gram)
     while w < n - gram + 1:
-        value = hash_gram(hashes, w, gram)
+        value = hash_gram(rolled, w, gram, power)
         slot = find(value, keys, marks, mark, mask)
         if marks[slot] == mark:
             copied += lengths[w + gram] - lengths[w]

@@ -34,13 +34,30 @@ def hash_points(points: Any, start: int, end: int) -> Any:
     return mix(value)
 
 
+@numba.njit(cache=True, nogil=True)
+def roll(hashes: Any, n: int, rolled: Any) -> None:
+    """Fill rolled[:n + 1] for `hash_gram`: the hash of the first i of n words is rolled[i] (Karp and Rabin, 1987)."""
+    value = np.uint64(0)
+    rolled[0] = value
+    for i in range(n):
+        value = value * _BASE + hashes[i]
+        rolled[i + 1] = value
+
+
 @numba.njit(cache=True, nogil=True, inline="always")
-def hash_gram(hashes: Any, first: int, count: int) -> Any:
-    """The hash of `count` words in this order, from their hashes."""
-    value = hashes[first]
-    for k in range(1, count):
-        value = value * _BASE + hashes[first + k]
+def hash_gram(rolled: Any, first: int, count: int, power: Any) -> Any:
+    """The hash of `count` words in this order, from what `roll` found; `power`: base_power(count)."""
+    value = rolled[first + count] - rolled[first] * power
     return value ^ (value >> _S29)
+
+
+@numba.njit(cache=True, nogil=True)
+def base_power(count: int) -> Any:
+    """The base of `roll`, to the power of `count`, modulo 2^64."""
+    value = np.uint64(1)
+    for _ in range(count):
+        value *= _BASE
+    return value
 
 
 @numba.njit(cache=True, nogil=True)

@@ -48,89 +48,113 @@ def next_line(points: Any, at: int, size: int, table: Any) -> tuple[int, int, in
     return start, stop, following
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _lowered(point: Any) -> Any:
     return point | np.uint32(32) if 65 <= point <= 90 else point
 
 
 @numba.njit(cache=True, nogil=True)
-def _holds(points: Any, start: int, end: int, wanted: Any) -> Any:
-    """Whether points[start:end], in lower case, holds `wanted`."""
-    for i in range(start, end - len(wanted) + 1):
-        if _lowered(points[i]) == wanted[0]:
+def _phrases(points: Any, start: int, end: int, phrases: Any) -> int:
+    """Which phrases points[start:end] holds in lower case, a bit for each; phrases: (count, longest) uint32."""
+    count, longest = phrases.shape
+    found = 0
+    for i in range(start, end):
+        first = _lowered(points[i])
+        if not 97 <= first <= 122:
+            continue
+        for number in range(count):
+            if phrases[number, 0] != first:
+                continue
             k = 1
-            while k < len(wanted) and _lowered(points[i + k]) == wanted[k]:
+            while k < longest and phrases[number, k] and i + k < end and _lowered(points[i + k]) == phrases[number, k]:
                 k += 1
-            if k == len(wanted):
-                return True
-    return False
+            if k == longest or not phrases[number, k]:
+                found |= 1 << number
+    return found
 
 
 @numba.njit(cache=True, nogil=True)
-def _citation(points: Any, i: int, end: int, edit: Any, needed: Any) -> int:
+def _citation(points: Any, i: int, end: int, notes: Any) -> int:
     """The length of `[12]`, `[]`, `[edit]` or `[citation needed]` at points[i]; 0: none stands there."""
     k = i + 1
     while k < end and 48 <= points[k] <= 57:
         k += 1
     if k < end and points[k] == 93:
         return k + 1 - i
-    for wanted in (edit, needed):
+    for note in notes:
         k = 0
-        while k < len(wanted) and i + k < end and points[i + k] == wanted[k]:
+        while k < len(note) and i + k < end and points[i + k] == note[k]:
             k += 1
-        if k == len(wanted):
+        if k == len(note):
             return k
     return 0
 
 
 @numba.njit(cache=True, nogil=True)
 def clean_lines(
-    points: Any, size: int, table: Any, known: Any, phrases: Any, starts: Any, ends: Any, kept: Any, out: Any
-) -> int:
-    """Write the lines that C4's rules keep into `kept`; returns its length. Fills the columns of C4."""
-    lorem, script, edit, needed, policies = phrases
-    written = cut = sentences = 0
+    points: Any, size: int, table: Any, known: Any, marked: Any, words: Any, n: int, spare: Any, kept: Any, out: Any
+) -> tuple[int, int]:
+    """Write the lines that C4's rules keep into `kept`; returns its length and its words. Fills the columns of C4.
+
+    marked: `phrases_and_notes()`; words: the starts and ends of the n words of points[:size]; spare: room for as many.
+    A line's words are those of the text, for white space parts them; only where a citation goes are they cut again.
+    """
+    phrases, notes = marked
+    starts, ends = words
+    again, behind = spare
+    written = cut = sentences = total = word = 0
     out[2] = out[3] = 0
     at = 0
     while at < size:
         start, end, at = next_line(points, at, size, table)
-        words = longest = run = 0
+        chunks = longest = run = 0
+        cites = brace = False
         for i in range(start, end):
-            if table[points[i]] & SPACE:
+            point = points[i]
+            if table[point] & SPACE:
                 run = 0
             else:
-                words += run == 0
+                chunks += run == 0
                 run += 1
                 longest = max(longest, run)
-        if longest > 1000 or words < 3:
+                cites |= point == 91
+                brace |= point == 123
+        while word < n and starts[word] < start:
+            word += 1
+        first = word
+        while word < n and starts[word] < end:
+            word += 1
+        if longest > 1000 or chunks < 3:
             cut += 1
             continue
         line = written
-        i = start
-        while i < end:
-            length = _citation(points, i, end, edit, needed) if points[i] == 91 else 0
-            if length:
-                i += length
-            else:
+        if cites:
+            i = start
+            while i < end:
+                length = _citation(points, i, end, notes) if points[i] == 91 else 0
+                if not length:
+                    kept[written] = points[i]
+                    written += 1
+                i += max(1, length)
+        else:
+            for i in range(start, end):
                 kept[written] = points[i]
                 written += 1
-                i += 1
-        lorem_here = _holds(kept, line, written, lorem)
-        brace = False
-        for i in range(line, written):
-            brace |= kept[i] == 123
-        script_here = _holds(kept, line, written, script)
-        out[2] += lorem_here
-        # Within a line the order is: lorem ipsum, javascript, brace.
-        out[3] += brace and not script_here
-        drop = script_here
-        for policy in policies:
-            drop = drop or _holds(kept, line, written, policy)
-        if drop:
+        found = _phrases(kept, line, written, phrases)
+        out[2] += found & 1
+        # Within a line the order is: lorem ipsum, javascript, brace, policies.
+        out[3] += brace and not found & 2
+        if found >> 1:
             written = line
             cut += 1
             continue
-        sentences += _sentences(kept, line, written, table, known, starts, ends)
+        if cites:
+            count = split(kept[line:written], written - line, table, known, again, behind)
+            sentences += _sentences(kept[line:written], again, behind, 0, count, table)
+            total += count
+        else:
+            sentences += _sentences(points, starts, ends, first, word, table)
+            total += word - first
         kept[written] = 10
         written += 1
     out[0], out[1] = sentences, cut
@@ -139,23 +163,36 @@ def clean_lines(
         start += 1
     while written > start and table[kept[written - 1]] & SPACE:
         written -= 1
-    for i in range(start, written):
-        kept[i - start] = kept[i]
-    return written - start
+    if start:
+        for i in range(start, written):
+            kept[i - start] = kept[i]
+    return written - start, total
+
+
+def phrases_and_notes() -> Any:
+    """What `clean_lines` looks for: `lorem ipsum`, `javascript`, POLICIES; and what of citations is no number."""
+    wanted = ("lorem ipsum", "javascript", *POLICIES)
+    phrases = np.zeros((len(wanted), max(map(len, wanted))), dtype=np.uint32)
+    for row, phrase in zip(phrases, wanted, strict=True):
+        row[: len(phrase)] = [ord(char) for char in phrase]
+    notes = tuple(np.array([ord(char) for char in note], dtype=np.uint32) for note in ("[edit]", "[citation needed]"))
+    return phrases, notes
 
 
 @numba.njit(cache=True, nogil=True)
-def _sentences(points: Any, start: int, end: int, table: Any, known: Any, starts: Any, ends: Any) -> int:
-    """How many sentences a line holds: one more than there are words behind a mark that ends a sentence."""
-    n = split(points[start:end], end - start, table, known, starts, ends)
-    found = 1 if n else 0
+def _sentences(points: Any, starts: Any, ends: Any, first: int, last: int, table: Any) -> int:
+    """How many sentences some words are: one more than there are words behind a mark that ends a sentence."""
+    found = 1 if first < last else 0
     ended = False
-    for w in range(n):
-        point = points[start + starts[w]]
-        single = ends[w] - starts[w] == 1
-        if single and table[point] & TERMINAL:
-            ended = True
-        elif ended and not (single and table[point] & PUNCTUATION):
+    for w in range(first, last):
+        if ends[w] - starts[w] == 1:
+            kind = table[points[starts[w]]]
+            if kind & TERMINAL:
+                ended = True
+                continue
+            if kind & PUNCTUATION:
+                continue
+        if ended:
             found += 1
             ended = False
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from underlay.kernels.characters import IDEOGRAPH
-from underlay.kernels.hashes import hash_gram, mix
+from underlay.kernels.hashes import base_power, hash_gram, mix, roll
 
 _FNV, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _SPACE, _ZERO, _HALF = np.uint32(32), np.uint32(48), np.uint64(32)
@@ -57,22 +57,22 @@ def folded_words(points: Any, size: int, kinds: Any, folds: Any, hashes: Any) ->
 
 
 @numba.njit(cache=True, nogil=True)
-def sign(hashes: Any, n: int, shingle: int, lanes: Any, signature: Any) -> None:
+def sign(hashes: Any, n: int, shingle: int, lanes: Any, rolled: Any, signature: Any) -> None:
     """Fill `signature`, (count,) uint32, from the hashes of n words; fewer than `shingle` words are one shingle.
 
-    lanes: (2, count) uint32, from `functions`. Of no words every value is the largest there is.
+    lanes: (2, count) uint32, from `functions`; rolled: room for n + 1 hashes. Of no words every value is the largest.
     """
     signature[:] = np.uint32(0xFFFFFFFF)
     if not n:
         return
     width = min(n, shingle)
+    roll(hashes, n, rolled)
+    power = base_power(width)
     factors, offsets = lanes[0], lanes[1]
     for w in range(n - width + 1):
-        value = np.uint32(mix(hash_gram(hashes, w, width)) >> _HALF)
+        value = np.uint32(mix(hash_gram(rolled, w, width, power)) >> _HALF)
         for k in range(len(signature)):
-            one = np.uint32(factors[k] * value + offsets[k])
-            if one < signature[k]:
-                signature[k] = one
+            signature[k] = min(signature[k], np.uint32(factors[k] * value + offsets[k]))
 
 
 def bands(signatures: NDArray[np.uint32], rows: int) -> NDArray[np.uint64]:

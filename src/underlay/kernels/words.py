@@ -76,13 +76,17 @@ def split(points: Any, size: int, kinds: Any, known: Any, starts: Any, ends: Any
             i += 1
             continue
         start = i
-        plain = True
+        letters = 0
         while i < size and not kinds[points[i]] & SPACE:
-            plain &= (kinds[points[i]] & LETTER) != 0
+            letters += (kinds[points[i]] & LETTER) != 0
             i += 1
-        if plain:
+        if letters == i - start:
             starts[n], ends[n] = start, i
             n += 1
+        elif letters == i - start - 1 > 0 and kinds[points[i - 1]] & (EDGE | QUOTE):  # most marks: a word and a comma
+            starts[n], ends[n] = start, i - 1
+            starts[n + 1], ends[n + 1] = i - 1, i
+            n += 2
         else:
             n = _chunk(points, start, i, kinds, known, starts, ends, n)
     return n

@@ -61,8 +61,7 @@ class Tagging:
 
         def tagged(unit: Unit) -> tuple[pa.Table, int]:
             rows = corpus.table(unit, ["id", "text"])
-            minhash = self.config.minhash
-            texts = Texts(rows.column("text"), self.config.clean_lines, minhash.bands * minhash.rows, minhash.shingle)
+            texts = Texts(rows.column("text"))
             return found(texts, taggers).add_column(0, "id", rows.column("id")), len(texts.bytes)
 
         return tagged

@@ -9,14 +9,16 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from underlay.config import Config
 from underlay.data.curate.redact import find
 from underlay.data.curate.texts import Texts
+from underlay.kernels.filters import Batch
 from underlay.kernels.gopher import GOPHER
 from underlay.kernels.lines import C4, FINEWEB, TEXT
-from underlay.kernels.minhash import bands
+from underlay.kernels.minhash import bands, functions
 
 TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy"]
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
@@ -59,38 +61,38 @@ class Tagger(Protocol):
 
 
 class _Measured:
-    """Columns of figures that a kernel has found."""
+    """Columns of figures that a kernel finds."""
 
-    def __init__(self, names: tuple[str, ...], part: str) -> None:
+    def __init__(self, names: tuple[str, ...], measure: Callable[[Batch], NDArray[np.float64]]) -> None:
         self.fields = dict.fromkeys(names, pa.float32())
-        self._part = part
+        self._measure = measure
 
     def __call__(self, texts: Texts) -> Mapping[str, Any]:
-        figures = getattr(texts.measures, self._part).astype(np.float32)
+        figures = self._measure(texts.batch).astype(np.float32)
         return dict(zip(self.fields, figures.T, strict=True))
 
 
-class _Text(_Measured):
+class _Text:
     """Figures that make sense for any text, and its size in bytes."""
 
-    def __init__(self) -> None:
-        super().__init__(TEXT, "text")
-        self.fields |= {"bytes": pa.int64()}
+    fields: Mapping[str, pa.DataType] = {**dict.fromkeys(TEXT, pa.float32()), "bytes": pa.int64()}
 
     def __call__(self, texts: Texts) -> Mapping[str, Any]:
-        figures = texts.measures.text.astype(np.float32)
+        figures = texts.batch.plain().astype(np.float32)
         return {**dict(zip(TEXT, figures.T, strict=True)), "bytes": np.diff(texts.offsets)}
 
 
 class _MinHash:
     """Bands of signatures, a column each: documents that share one are alike."""
 
-    def __init__(self, config: MinHashConfig) -> None:
+    def __init__(self, config: MinHashConfig, cleaned: bool) -> None:
         self.fields = {f"band_{number:02d}": pa.uint64() for number in range(config.bands)}
-        self._rows = config.rows
+        self._functions = functions(config.bands * config.rows)
+        self._config, self._cleaned = config, cleaned
 
     def __call__(self, texts: Texts) -> Mapping[str, Any]:
-        return dict(zip(self.fields, bands(texts.measures.signatures, self._rows).T, strict=True))
+        signatures = texts.batch.signatures(self._functions, self._config.shingle, self._cleaned)
+        return dict(zip(self.fields, bands(signatures, self._config.rows).T, strict=True))
 
 
 class _Privacy:
@@ -108,10 +110,10 @@ class _Privacy:
 
 TAGGERS: Mapping[TaggerName, Callable[[TagConfig], Tagger]] = {
     "text": lambda _: _Text(),
-    "gopher": lambda _: _Measured(GOPHER, "gopher"),
-    "c4": lambda _: _Measured(C4, "c4"),
-    "fineweb": lambda _: _Measured(FINEWEB, "fineweb"),
-    "minhash": lambda config: _MinHash(config.minhash),
+    "gopher": lambda _: _Measured(GOPHER, Batch.gopher),
+    "c4": lambda _: _Measured(C4, lambda batch: batch.cleaned.figures),
+    "fineweb": lambda config: _Measured(FINEWEB, lambda batch: batch.fineweb(config.clean_lines)),
+    "minhash": lambda config: _MinHash(config.minhash, config.clean_lines),
     "privacy": lambda _: _Privacy(),
 }
 assert set(TAGGERS) == set(get_args(TaggerName))

@@ -7,20 +7,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from underlay.kernels.filters import Measures, clean, measure
-from underlay.kernels.minhash import functions
+from underlay.kernels.filters import Batch
 
 
 class Texts:
     """Texts of some documents. What several taggers need is worked out once."""
 
-    def __init__(
-        self, column: pa.ChunkedArray | pa.Array, cleaned: bool = False, hashes: int = 112, shingle: int = 5
-    ) -> None:
-        """Take a column of strings; the other arguments are those of `underlay.kernels.filters.measure`."""
+    def __init__(self, column: pa.ChunkedArray | pa.Array) -> None:
+        """Take a column of strings."""
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         self._array = array.cast(pa.large_string())
-        self._cleaned, self._hashes, self._shingle = cleaned, hashes, shingle
 
     def __len__(self) -> int:
         return len(self._array)
@@ -45,12 +41,12 @@ class Texts:
         return found
 
     @cached_property
-    def measures(self) -> Measures:
-        """What the filters of web corpora look at."""
-        return measure(self.bytes, self.offsets, functions(self._hashes), self._shingle, self._cleaned)
+    def batch(self) -> Batch:
+        """The texts for compiled loops."""
+        return Batch(self.bytes, self.offsets)
 
     def clean(self) -> list[str]:
         """The texts with only those lines that C4 keeps."""
-        text, offsets = clean(self.bytes, self.offsets)
+        text, offsets = self.batch.clean()
         data = text.tobytes()
         return [data[start:end].decode() for start, end in pairwise(offsets)]
