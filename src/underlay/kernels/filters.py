@@ -97,8 +97,9 @@ class Batch:
             np.empty(size, dtype=np.int32),
             np.empty(size, dtype=np.uint64),
         )
-        _quality(self.points, self.places, *vars(words).values(), kinds(), _stop_words(), figures)
-        _repetition(self.points, self.places, *vars(words).values(), kinds(), scratch, figures)
+        stretches = (self.points, self.places, words.starts, words.ends, words.hashes, words.places)
+        _quality(*stretches, kinds(), _stop_words(), figures)
+        _repetition(*stretches, kinds(), scratch, figures)
         return figures
 
     def fineweb(self, cleaned: bool = False) -> NDArray[np.float64]:
