@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
@@ -50,15 +51,16 @@ class Local:
                 yield waiting.popleft().result()
 
 
-_ready: list[Callable[[Unit], Any]] = []
+_setup: list[Setup[Any]] = []
+"""Of a process that works for `Local`."""
 
 
 def _begin(setup: Setup[Any]) -> None:
-    _ready[:] = [setup()]
+    _setup[:] = [cache(setup)]  # called with the first stretch: what goes wrong in it is then told
 
 
 def _work(unit: Unit) -> Any:
-    return _ready[0](unit)
+    return _setup[0]()(unit)
 
 
 class Ray:
