@@ -87,7 +87,8 @@ class Ray:
         context.enable_progress_bars = False
         items = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
         processes = max(1, min(len(units), int(ray.cluster_resources().get("CPU", 1)) - 1))
-        results = items.map(_Remote, fn_constructor_args=(setup,), concurrency=processes)
+        worker: Any = _Remote  # Ray takes a class, and calls what it makes
+        results = items.map(worker, fn_constructor_args=(setup,), concurrency=processes)
         for row in results.iter_rows():
             yield row["result"]
 
