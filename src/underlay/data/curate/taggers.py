@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from underlay.config import Config
 from underlay.data.curate.classifier import Classifier
 from underlay.data.curate.harm import HarmConfig, WordLists
+from underlay.data.curate.language import Languages
 from underlay.data.curate.privacy import Finder, PrivacyConfig
 from underlay.data.curate.texts import Texts
 from underlay.kernels.filters import Batch
@@ -23,7 +24,7 @@ from underlay.kernels.gopher import GOPHER
 from underlay.kernels.lines import C4, FINEWEB, TEXT
 from underlay.kernels.minhash import bands, functions
 
-TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy", "harm", "classifier"]
+TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy", "language", "harm", "classifier"]
 ClassifierName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,49}$")]
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 """Stretches of a text in code points, and what stands there."""
@@ -45,8 +46,8 @@ class TagConfig(Config):
 
     taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy"), min_length=1)
     """`text` (size, lines, letters), `gopher`, `c4` and `fineweb` (what those corpora's filters measure), `minhash`
-    (for near-duplicates), `privacy` (addresses, numbers, secrets), `harm` (words of your lists), `classifier` (scores
-    of classifiers that you have trained)."""
+    (for near-duplicates), `privacy` (addresses, numbers, secrets), `language`, `harm` (words of your lists),
+    `classifier` (scores of classifiers that you have trained)."""
     clean_lines: bool = False
     """Whether `fineweb` and `minhash` look at the lines that C4's rules keep instead of at all, as FineWeb's do. For
     web pages."""
@@ -138,6 +139,18 @@ class _Privacy:
         }
 
 
+class _Language:
+    """Which language a text is written in, as an ISO 639 code, and the probability of that."""
+
+    fields: Mapping[str, pa.DataType] = {"code": pa.string(), "score": pa.float32()}
+
+    def __init__(self) -> None:
+        self._languages = Languages()
+
+    def __call__(self, texts: Texts) -> Mapping[str, Any]:
+        return dict(zip(self.fields, self._languages(texts), strict=True))
+
+
 class _Classifier:
     """The scores of classifiers, a column each, from 0 to 1."""
 
@@ -175,6 +188,7 @@ TAGGERS: Mapping[TaggerName, Callable[[TagConfig], Tagger]] = {
     "fineweb": lambda config: _Measured(FINEWEB, lambda batch: batch.fineweb(config.clean_lines)),
     "minhash": lambda config: _MinHash(config.minhash, config.clean_lines),
     "privacy": lambda config: _Privacy(config.privacy),
+    "language": lambda _: _Language(),
     "harm": _Harm,
     "classifier": lambda config: _Classifier(config.classifiers),
 }
