@@ -41,7 +41,7 @@ def classify(
     classes, chances = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.float32)
     longest = int(np.diff(offsets).max(initial=0))
     scratch = np.zeros(len(model.likelihoods), dtype=np.int32), np.empty(longest + 1, dtype=np.int32)
-    _classify(text, offsets, tuple(model), scratch, np.empty(len(model.priors)), classes, chances)
+    _classify(text, offsets, tuple(model), scratch, np.empty(len(model.priors), dtype=np.float32), classes, chances)
     return classes, chances
 
 
@@ -62,7 +62,7 @@ def _classify(text: Any, offsets: Any, model: Any, scratch: Any, scores: Any, cl
                 counts[run] += 1
         scores[:] = 0.0
         for k in range(n):
-            weight = np.log1p(counts[touched[k]])
+            weight = np.float32(np.log1p(counts[touched[k]]))
             counts[touched[k]] = 0
             row = likelihoods[touched[k]]
             for c in range(len(scores)):

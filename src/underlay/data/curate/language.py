@@ -13,7 +13,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from underlay.data.curate.texts import Texts
 from underlay.kernels.bytegrams import Model, classify
 
-_PART = 2048
+_PART = 1024
 """Characters at the start of a text and in its middle that are looked at."""
 
 
