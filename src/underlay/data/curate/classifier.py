@@ -28,7 +28,7 @@ from underlay.errors import UserError
 from underlay.kernels.grams import Shape, features, fit, scores
 
 WEIGHTS, CONFIG = "classifier.safetensors", "classifier.json"
-_RATE: Final = 0.3
+_RATE: Final = 0.05
 _DECAY: Final = 1e-6
 
 
