@@ -18,6 +18,8 @@ from underlay.kernels.words import decode
 
 _FNV, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _SPACE = np.uint32(32)
+_LOGS = 1 + np.log(np.arange(1, 257))
+_FIRSTS = np.uint64(0xFFFF)
 
 
 class Shape(NamedTuple):
@@ -96,6 +98,11 @@ def _scratch(sizes: NDArray[np.int64], shape: Shape) -> Any:
     )
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _weight(count: Any) -> Any:
+    return _LOGS[count - 1] if count <= 256 else 1 + np.log(count)
+
+
 @numba.njit(cache=True, nogil=True)
 def _whole(text: Any, start: int, end: int, read: int) -> int:
     """Where a text ends of which at most `read` bytes are looked at, and no character is cut."""
@@ -155,10 +162,10 @@ def _features(
         n = _collect(text, offsets[i], offsets[i + 1], table, folding, shape, scratch)
         total = 0.0
         for k in range(n):
-            total += (1 + np.log(counts[touched[k]])) ** 2
+            total += _weight(counts[touched[k]]) ** 2
         for k in range(n):
             numbers[at + k] = touched[k]
-            weights[at + k] = (1 + np.log(counts[touched[k]])) / np.sqrt(total)
+            weights[at + k] = _weight(counts[touched[k]]) / np.sqrt(total)
             counts[touched[k]] = 0
         at += n
         places[i + 1] = at
@@ -173,7 +180,7 @@ def _scores(
         n = _collect(text, offsets[i], offsets[i + 1], table, folding, shape, scratch)
         total = product = 0.0
         for k in range(n):
-            weight = 1 + np.log(counts[touched[k]])
+            weight = _weight(counts[touched[k]])
             total += weight**2
             product += weight * weights[touched[k]]
             counts[touched[k]] = 0
@@ -208,34 +215,44 @@ def _fit(
         bias[0] -= rate * error / np.sqrt(bias_square)
 
 
-def phrases(lines: list[str]) -> tuple[NDArray[np.uint64], int]:
-    """Hashes of words and phrases, compared as above, in order: (m,) uint64, and how many words the longest one has."""
+class Phrases(NamedTuple):
+    """Words and phrases to look for."""
+
+    hashes: NDArray[np.uint64]
+    """(m,): in order."""
+    firsts: NDArray[np.bool_]
+    """(65536,): whether a phrase may begin with a word, by the last bits of the word's hash."""
+    longest: int
+    """How many words the longest one has."""
+
+
+def phrases(lines: list[str]) -> Phrases:
+    """Words and phrases, one a line, compared as above; lines without a word are passed over."""
     found, longest = set(), 0
+    firsts = np.zeros(int(_FIRSTS) + 1, dtype=np.bool_)
     for line in lines:
         points = np.array([ord(char) for char in line], dtype=np.uint32)
         hashes = np.empty(len(points) + 1, dtype=np.uint64)
         count = folded_words(points, len(points), kinds(), folds(), hashes)
         if count:
             found.add(int(hash_gram(hashes, 0, count)))
+            firsts[int(hashes[0] & _FIRSTS)] = True
             longest = max(longest, count)
-    return np.array(sorted(found), dtype=np.uint64), longest
+    return Phrases(np.array(sorted(found), dtype=np.uint64), firsts, longest)
 
 
-def count_phrases(
-    text: NDArray[np.uint8], offsets: NDArray[np.int64], wanted: NDArray[np.uint64], longest: int
-) -> NDArray[np.int32]:
-    """How often phrases stand in texts, the longest at each place: (n,) int32. wanted, longest: from `phrases`."""
+def count_phrases(text: NDArray[np.uint8], offsets: NDArray[np.int64], wanted: Phrases) -> NDArray[np.int32]:
+    """How often phrases stand in texts, the longest at each place: (n,) int32."""
     found = np.zeros(len(offsets) - 1, dtype=np.int32)
     size = int(np.diff(offsets).max(initial=0)) + 2
     scratch = np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint64)
-    _count_phrases(text, offsets, kinds(), folds(), wanted, longest, scratch, found)
+    _count_phrases(text, offsets, kinds(), folds(), tuple(wanted), scratch, found)
     return found
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_phrases(
-    text: Any, offsets: Any, table: Any, folding: Any, wanted: Any, longest: int, scratch: Any, found: Any
-) -> None:
+def _count_phrases(text: Any, offsets: Any, table: Any, folding: Any, wanted: Any, scratch: Any, found: Any) -> None:
+    sought, firsts, longest = wanted
     points, hashes = scratch
     for i in range(len(offsets) - 1):
         size = decode(text, offsets[i], offsets[i + 1], points)
@@ -243,11 +260,12 @@ def _count_phrases(
         first = 0
         while first < known:
             step = 1
-            for count in range(min(longest, known - first), 0, -1):
-                value = hash_gram(hashes, first, count)
-                place = np.searchsorted(wanted, value)
-                if place < len(wanted) and wanted[place] == value:
-                    found[i] += 1
-                    step = count
-                    break
+            if firsts[np.int64(hashes[first] & _FIRSTS)]:
+                for count in range(min(longest, known - first), 0, -1):
+                    value = hash_gram(hashes, first, count)
+                    place = np.searchsorted(sought, value)
+                    if place < len(sought) and sought[place] == value:
+                        found[i] += 1
+                        step = count
+                        break
             first += step

@@ -35,14 +35,14 @@ class WordLists:
         lines = []
         for file in files:
             here = _read(file).decode("utf-8", "replace").splitlines()
-            if not phrases(here)[1]:
+            if not phrases(here).longest:
                 raise UserError(f"harm.words: {file} holds no word")
             lines += here
-        self._phrases, self._longest = phrases(lines)
+        self._phrases = phrases(lines)
 
     def count(self, texts: Texts) -> NDArray[np.int32]:
         """How many stand in each text: (n,) int32."""
-        return count_phrases(texts.bytes, texts.offsets, self._phrases, self._longest)
+        return count_phrases(texts.bytes, texts.offsets, self._phrases)
 
 
 def fingerprint(files: tuple[str, ...]) -> str:
