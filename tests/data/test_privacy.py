@@ -3,14 +3,16 @@
 import sysconfig
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from underlay.data.curate.privacy import PrivacyConfig, Span, change, find, group_of, placeholder
+from underlay.data.curate.privacy import Finder, PrivacyConfig, Span, change, find, group_of, placeholder
 from underlay.data.curate.privacy.ids import NATIONAL_IDS
 from underlay.data.curate.privacy.numbers import is_card
 from underlay.data.curate.privacy.spans import apart
+from underlay.data.curate.texts import Texts
 
 
 def masked(text: str) -> str:
@@ -107,7 +109,9 @@ def test_private_values_where_they_stand(text: str, kind: str, value: str) -> No
         "GB29 NWBK 6016 1331 9268 18", "1914-1918", "2026-11-21", "21.11.2026", "ISBN 978-3-16-148410-0",
         "111222333", "44051401359", "1 2 3 4 5 6 7 8 9 10 11 12", "0x123456789ABCDEF", "3.141592653589793",
         "numbers 1000000 and 2000000", "password = get_password_from_user_1()", "author: someone-else-entirely",
-        "000-12-3456", "-----BEGIN CERTIFICATE-----",
+        "000-12-3456", "phones cost $3000 / 200 each", "are 400-120-200 left", "123 456 789", "01234.000000",
+        "call f(1500 - 135 - 141 = 1224)",
+        "hours earlier than 0900-0130", "-----BEGIN CERTIFICATE-----",
     ],
 )  # fmt: skip
 def test_ordinary_text_is_left_alone(text: str) -> None:
@@ -141,6 +145,12 @@ def test_spans_are_in_order_apart_and_within(text: str) -> None:
     edges = [edge for span in spans for edge in (span.start, span.end)]
     assert edges == sorted(edges)
     assert all(0 <= span.start < span.end <= len(text) for span in spans)
+
+
+def test_a_stretch_of_a_column_has_what_its_texts_have() -> None:
+    texts = [f"é {value} and {value}" for value in PRIVATE.values()]
+    column = pa.array(["not me: joe@example.org", *texts, "nor me: joe@example.org"]).slice(1, len(texts))
+    assert Finder(PrivacyConfig())(Texts(column)) == [find(text) for text in texts]
 
 
 def test_overlapping_spans_cover_all_that_either_did() -> None:

@@ -144,7 +144,9 @@ _CALL = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(r"\b(?:numbers?|no|nr)\b", re.IGNORECASE)
-_DECIMAL = re.compile(r"\+\d+\.\d+")
+_DECIMAL = re.compile(r"\+?\d+\.\d+")
+_RECKONED_BEFORE = re.compile(r"[$€£¥<*×÷][ ]?$")
+_RECKONED_BEHIND = re.compile(r"[ ]?[=*%×÷€£]")
 _QUAD = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _EXTENSION = re.compile(r"\s{0,2}(?:x|ext\.?|extension)\s{0,2}\d{1,6}(?!\w)", re.IGNORECASE)
 _DATE = re.compile(
@@ -153,7 +155,7 @@ _DATE = re.compile(
     r"(?:1[0-9]|20)\d\d ?[-/\u2013] ?(?:1[0-9]|20)\d\d|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{6})?"
 )
 _BOOK = re.compile(r"97[89][- ]?(?:\d[- ]?){9}[\d]")
-_GROUPED = re.compile(r"\(?\d{1,8}\)?(?:[ ./\u00a0\u2011-]{0,3}\(?\d{1,8}\)?){1,5}")
+_GROUPED = re.compile(r"\(?\d{1,8}\)?(?:(?:[ ./\u00a0\u2011-]| / |(?<=\))|(?=\())\(?\d{1,8}\)?){1,5}")
 _AMERICAN = re.compile(r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}")
 
 
@@ -174,6 +176,8 @@ def phone(text: str, start: int, end: int, regions: tuple[str, ...]) -> Iterator
         or (plus and _DECIMAL.fullmatch(raw))
         or (not plus and any(one.fullmatch(raw) for one in (_DATE, _BOOK, _QUAD)))
     ):
+        return
+    if _RECKONED_BEFORE.search(text, max(0, start - 2), start) or _RECKONED_BEHIND.match(text, end):
         return
     if _telling(text, start, end, raw, digits, plus) or _called("+" + digits if plus else raw, regions):
         extension = _EXTENSION.match(text, end)
@@ -202,8 +206,10 @@ def _called(raw: str, regions: tuple[str, ...]) -> bool:
     if _AMERICAN.fullmatch(raw):
         return _valid(raw, "US") is not None
     groups = re.findall(r"\d+", raw)
-    few = len(groups) < 2 or (len(groups) < 3 and not raw.startswith(("(", "0")))
-    if few or not _GROUPED.fullmatch(raw):
+    # Groups of three and the like are how large numbers are written too, so only a dialling prefix tells.
+    if len(groups) < 2 or sum(map(len, groups)) < 9 or raw[0] not in "(0":
+        return False
+    if _DECIMAL.fullmatch(raw) or not _GROUPED.fullmatch(raw):
         return False
     for region in regions:
         number = _valid(raw, region)
