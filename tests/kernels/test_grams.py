@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from underlay.kernels.characters import folds, kinds
 from underlay.kernels.grams import Shape, count_phrases, features, fit, phrases, scores
-from underlay.kernels.hashes import hash_gram, mix
+from underlay.kernels.hashes import mix
 from underlay.kernels.minhash import folded_words
 
 SHAPE = Shape(bits=12, words=2, shortest=3, longest=4, read=1 << 16)
@@ -30,7 +30,10 @@ def plain(text: str, shape: Shape) -> dict[int, float]:
     with np.errstate(over="ignore"):
         for count in range(1, shape.words + 1):
             for first in range(known - count + 1):
-                found[int(mix(hash_gram(hashes, first, count) + np.uint64(count)) >> shift)] += 1
+                value = hashes[first]
+                for word in hashes[first + 1 : first + count]:
+                    value = value * np.uint64(0x9E3779B97F4A7C15) + word
+                found[int(mix(value + np.uint64(count)) >> shift)] += 1
         folded = [chr(point) for point in folds()[points] if point]
         kept = "".join(char for at, char in enumerate(folded) if char != " " or (at and folded[at - 1] != " "))
         kept = kept.removeprefix(" ")

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from underlay.kernels.characters import folds, kinds
-from underlay.kernels.hashes import hash_gram, mix
+from underlay.kernels.hashes import mix
 from underlay.kernels.minhash import folded_words
 from underlay.kernels.words import decode
 
 _FNV, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+_BASE = np.uint64(0x9E3779B97F4A7C15)
 _SPACE = np.uint32(32)
 _LOGS = 1 + np.log(np.arange(1, 257))
 _FIRSTS = np.uint64(0xFFFF)
@@ -99,6 +100,15 @@ def _scratch(sizes: NDArray[np.int64], shape: Shape) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
+def hash_run(hashes: Any, first: int, count: int) -> Any:
+    """The hash of a short run of words, from their hashes."""
+    value = hashes[first]
+    for k in range(1, count):
+        value = value * _BASE + hashes[first + k]
+    return value
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
 def _weight(count: Any) -> Any:
     return _LOGS[count - 1] if count <= 256 else 1 + np.log(count)
 
@@ -135,7 +145,7 @@ def _collect(text: Any, start: int, end: int, table: Any, folding: Any, shape: A
         known = folded_words(points, size, table, folding, hashes)
         for count in range(1, words + 1):
             for first in range(known - count + 1):
-                n = _note(hash_gram(hashes, first, count) + np.uint64(count), bits, counts, touched, n)
+                n = _note(hash_run(hashes, first, count) + np.uint64(count), bits, counts, touched, n)
     if longest:
         length = 0
         for i in range(size):
@@ -235,7 +245,7 @@ def phrases(lines: list[str]) -> Phrases:
         hashes = np.empty(len(points) + 1, dtype=np.uint64)
         count = folded_words(points, len(points), kinds(), folds(), hashes)
         if count:
-            found.add(int(hash_gram(hashes, 0, count)))
+            found.add(int(hash_run(hashes, 0, count)))
             firsts[int(hashes[0] & _FIRSTS)] = True
             longest = max(longest, count)
     return Phrases(np.array(sorted(found), dtype=np.uint64), firsts, longest)
@@ -262,7 +272,7 @@ def _count_phrases(text: Any, offsets: Any, table: Any, folding: Any, wanted: An
             step = 1
             if firsts[np.int64(hashes[first] & _FIRSTS)]:
                 for count in range(min(longest, known - first), 0, -1):
-                    value = hash_gram(hashes, first, count)
+                    value = hash_run(hashes, first, count)
                     place = np.searchsorted(sought, value)
                     if place < len(sought) and sought[place] == value:
                         found[i] += 1
