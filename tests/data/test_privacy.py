@@ -129,6 +129,11 @@ def test_telephones_of_a_country_as_they_are_written_at_home() -> None:
     assert not find(text, PrivacyConfig(regions=("US",)))
 
 
+def test_a_country_that_is_none_is_an_error() -> None:
+    with pytest.raises(ValueError, match="XX is no country's code"):
+        PrivacyConfig(regions=("DE", "XX"))
+
+
 @given(st.text(alphabet=st.sampled_from("a@.b-\n1 _%+:/0")))
 def test_masking_keeps_lines_and_leaves_nothing_to_find(text: str) -> None:
     assert masked(text).count("\n") == text.count("\n")

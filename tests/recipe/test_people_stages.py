@@ -88,6 +88,14 @@ def test_a_missing_key_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("UNDERLAY_TEST_KEY")
     with pytest.raises(UserError, match="UNDERLAY_TEST_KEY is not set"):
         run(here)
+    assert not list((here / "library").rglob("manifest.json")), "nothing is made before it is missed"
+
+
+def test_a_missing_list_is_one_line(here: Path) -> None:
+    (here / "words").unlink()
+    with pytest.raises(UserError, match="words cannot be read"):
+        run(here)
+    assert not list((here / "library").rglob("manifest.json"))
 
 
 def test_a_corpus_is_no_classifier(here: Path) -> None:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import get_args
 
+import phonenumbers
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from underlay.config import Config
 from underlay.data.curate.privacy import ids, network, numbers, secrets
@@ -27,6 +28,14 @@ class PrivacyConfig(Config):
     regions: tuple[str, ...] = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "CH", "AT", "AU", "IN", "BR", "PL")
     """Countries whose telephone numbers are known where they are written as at home, without their country's code and
     without a word such as `phone` beside them."""
+
+    @field_validator("regions")
+    @classmethod
+    def _known(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        for region in regions:
+            if region not in phonenumbers.SUPPORTED_REGIONS:
+                raise ValueError(f"{region} is no country's code (ISO 3166), such as DE")
+        return regions
 
 
 class Finder:
