@@ -12,6 +12,7 @@ import torch
 from underlay.adapt import functions_in
 from underlay.config import Config
 from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
+from underlay.data.curate import canaries, contamination
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
@@ -33,6 +34,9 @@ def _gather(job: Job) -> None:
 
 def _tag(job: Job) -> None:
     corpus = Corpus(job.folder("corpus"))
+    if "contamination" in job.settings.taggers:
+        for name, items, short in contamination.Benchmarks.read(job.settings.contamination).counts():
+            job.log(f"{name}: {items:,} items" + (f", {short:,} too short to be looked for" if short else ""))
     attributes = tag(corpus, job.settings, job.draft.folder, job.progress, job.engine)
     job.draft.metrics |= {"documents": len(corpus), "attributes": attributes.names}
 
@@ -42,6 +46,9 @@ def _curate(job: Job) -> None:
     corpus = curate(Corpus(job.folder("corpus")), attributes, job.settings, job.draft.folder, job.progress)
     _describe_corpus(corpus, job.draft)
     job.draft.metrics["dropped"] = {reason: n for decision, reason, n, _ in corpus.tally() if decision == "drop"}
+    if job.settings.canaries:
+        planted = canaries.read(corpus.folder)
+        job.draft.metrics["canaries"] = {"different": len(planted), "documents": sum(one["copies"] for one in planted)}
 
 
 def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
@@ -165,9 +172,15 @@ def _fingerprint(settings: Config) -> dict[str, str]:
     return {"source_sha256": fingerprint(settings)}
 
 
+def _benchmarks(settings: Config) -> dict[str, str]:
+    assert isinstance(settings, stages.TagStage)
+    wanted = "contamination" in settings.taggers
+    return {"benchmarks_sha256": contamination.fingerprint(settings.contamination)} if wanted else {}
+
+
 VERBS: Mapping[str, Verb] = {
     "gather": Verb("corpus", {}, _gather, outside=_fingerprint),
-    "tag": Verb("attributes", {"corpus": "corpus"}, _tag),
+    "tag": Verb("attributes", {"corpus": "corpus"}, _tag, outside=_benchmarks),
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),

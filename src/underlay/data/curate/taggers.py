@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from underlay.config import Config
+from underlay.data.curate.contamination import Contamination, ContaminationConfig
 from underlay.data.curate.redact import find
 from underlay.data.curate.texts import Texts
 from underlay.kernels.filters import Batch
@@ -20,7 +21,7 @@ from underlay.kernels.gopher import GOPHER
 from underlay.kernels.lines import C4, FINEWEB, TEXT
 from underlay.kernels.minhash import bands, functions
 
-TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy"]
+TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy", "contamination"]
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 """Stretches of a text in code points, and what stands there."""
 
@@ -41,12 +42,14 @@ class TagConfig(Config):
 
     taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy"), min_length=1)
     """`text` (size, lines, letters), `gopher`, `c4` and `fineweb` (what those corpora's filters measure), `minhash`
-    (for near-duplicates), `privacy` (addresses, numbers, secrets)."""
+    (for near-duplicates), `privacy` (addresses, numbers, secrets), `contamination` (what stands in benchmarks)."""
     clean_lines: bool = False
     """Whether `fineweb` and `minhash` look at the lines that C4's rules keep instead of at all, as FineWeb's do. For
     web pages."""
     minhash: MinHashConfig = MinHashConfig()
     """How near-duplicates are found."""
+    contamination: ContaminationConfig = ContaminationConfig()
+    """Which benchmarks documents are compared with."""
 
 
 class Tagger(Protocol):
@@ -115,5 +118,6 @@ TAGGERS: Mapping[TaggerName, Callable[[TagConfig], Tagger]] = {
     "fineweb": lambda config: _Measured(FINEWEB, lambda batch: batch.fineweb(config.clean_lines)),
     "minhash": lambda config: _MinHash(config.minhash, config.clean_lines),
     "privacy": lambda _: _Privacy(),
+    "contamination": lambda config: Contamination(config.contamination),
 }
 assert set(TAGGERS) == set(get_args(TaggerName))
