@@ -2,8 +2,9 @@
 
 Words are those that near-duplicates are compared by (`minhash`): in lower case, without accents and punctuation,
 numbers alike. A short text of at least `width` words is known by all its runs of `width` words; one of fewer, but at
-least eight, by itself. All runs are hashed into one sorted array. Whether one may begin at a word is told by the hash
-of eight words and a table of bits, so of most texts nothing is ever searched for.
+least eight, by itself. A run in which fewer than half of the words differ, such as a table of numbers, is nobody's.
+All runs are hashed into one sorted array. Whether one may begin at a word is told by the hash of eight words and a
+table of bits, so of most texts nothing is ever searched for.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from underlay.kernels.words import decode
 
 LEAST = 8
 """Shorter runs stand in anybody's prose."""
-_BASE, _ONE, _LOW = np.uint64(0x9E3779B97F4A7C15), np.uint64(1), np.uint64(7)
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_ONE, _LOW, _HALF = np.uint64(1), np.uint64(7), np.uint64(32)
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Known:
     owners: NDArray[np.int32]
     """The short texts that each run stands in."""
     sizes: NDArray[np.int64]
-    """(m,) how many different runs each short text has; 0: it is too short to be told from prose."""
+    """(m,) how many different runs each short text has; 0: it cannot be told from any other text."""
     begins: NDArray[np.uint8]
-    """A bit for each hash that eight words may have with which a run begins."""
+    """Some 32 bits for each run, of which two are set by the hash of the eight words that it begins with."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,27 @@ def _runs(
         words = min(n, width)
         used[words] = 1
         for w in range(n - words + 1):
+            if not _telling(hashes, w, words):
+                continue
             values[count], owners[count] = _run(hashes, w, words), i
-            first[count] = mix(hash_gram(hashes, w, LEAST))
+            eight = np.uint64(0)
+            for k in range(LEAST):
+                eight = eight * _BASE + hashes[w + k]
+            first[count] = mix(eight)
             count += 1
     return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _telling(hashes: Any, first: int, words: int) -> bool:
+    """Whether at least half of the words of a run differ."""
+    different = 0
+    for i in range(first, first + words):
+        before = first
+        while hashes[before] != hashes[i]:
+            before += 1
+        different += before == i
+    return 2 * different >= words
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -138,8 +157,13 @@ def _run(hashes: Any, first: int, words: int) -> Any:
 def _set(values: Any, bits: Any) -> None:
     mask = np.uint64(8 * len(bits) - 1)
     for value in values:
-        bit = value & mask
-        bits[np.int64(bit >> np.uint64(3))] |= np.uint8(_ONE << (bit & _LOW))
+        for bit in (value & mask, value >> _HALF & mask):
+            bits[np.int64(bit >> np.uint64(3))] |= np.uint8(_ONE << (bit & _LOW))
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_set(bit: Any, bits: Any) -> Any:
+    return (bits[np.int64(bit >> np.uint64(3))] >> np.uint8(bit & _LOW)) & 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -156,22 +180,30 @@ def _overlap(
 ) -> None:
     points, hashes = scratch
     widths, runs, edges, owners, sizes, begins = with_
+    power = np.uint64(1)
+    for _ in range(LEAST - 1):
+        power *= _BASE
     seen, touched, counts = marks  # a text's number where a run was seen in it, a short text touched
     mask = np.uint64(8 * len(begins) - 1)
     for i in range(len(offsets) - 1):
         size = decode(text, offsets[i], offsets[i + 1], points)
         n = folded_words(points, size, tables[0], tables[1], hashes)
-        for w in range(n - LEAST + 1):
-            bit = mix(hash_gram(hashes, w, LEAST)) & mask
-            if not begins[np.int64(bit >> np.uint64(3))] & np.uint8(_ONE << (bit & _LOW)):
+        eight = np.uint64(0)
+        for w in range(1 - LEAST, n - LEAST + 1):
+            # The hash of eight words follows from that one word before.
+            if w > 0:
+                eight -= hashes[w - 1] * power
+            eight = eight * _BASE + hashes[w + LEAST - 1]
+            value = mix(eight)
+            if w < 0 or not _is_set(value & mask, begins) or not _is_set(value >> _HALF & mask, begins):
                 continue
             hit = False
             for words in widths:
                 if w + words > n:
                     break
-                value = _run(hashes, w, words)
-                run = np.searchsorted(runs, value)
-                if run == len(runs) or runs[run] != value:
+                wanted = _run(hashes, w, words)
+                run = np.searchsorted(runs, wanted)
+                if run == len(runs) or runs[run] != wanted:
                     continue
                 hit = True
                 if seen[run] == i:

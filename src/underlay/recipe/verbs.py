@@ -36,7 +36,8 @@ def _tag(job: Job) -> None:
     corpus = Corpus(job.folder("corpus"))
     if "contamination" in job.settings.taggers:
         for name, items, short in contamination.Benchmarks.read(job.settings.contamination).counts():
-            job.log(f"{name}: {items:,} items" + (f", {short:,} too short to be looked for" if short else ""))
+            left_out = f", {short:,} of them too short or too plain to be looked for" if short else ""
+            job.log(f"{name}: {items:,} items{left_out}")
     attributes = tag(corpus, job.settings, job.draft.folder, job.progress, job.engine)
     job.draft.metrics |= {"documents": len(corpus), "attributes": attributes.names}
 

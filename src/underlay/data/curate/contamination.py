@@ -3,8 +3,8 @@
 Each text of a benchmark file, a question or an answer, is an item. A document has a share of an item's runs of 13
 words ("Language models are few-shot learners", Brown et al., arXiv:2005.14165, appendix C), found without regard to
 case, punctuation, accents and the values of numbers. That one run is there means little, for sentences are quoted
-everywhere; that half of an item's are means that the item stands there. Items of 8 to 12 words are looked for whole,
-and shorter ones not at all: they are nobody's in particular.
+everywhere; that half of an item's are means that the item stands there. Items of 8 to 12 words are looked for whole.
+Shorter ones, and those in which fewer than half of the words differ, are not: they are nobody's in particular.
 """
 
 import csv
@@ -88,7 +88,7 @@ class Benchmarks:
         return found
 
     def counts(self) -> list[tuple[str, int, int]]:
-        """Of each file its name, its items, and how many of them are too short to be looked for."""
+        """Of each file its name, its items, and how many of them are too short, or too much alike any other text."""
         items = np.bincount(self.files, minlength=len(self.names))
         short = np.bincount(self.files[self.known.sizes == 0], minlength=len(self.names))
         return list(zip(self.names, items.tolist(), short.tolist(), strict=True))

@@ -122,16 +122,15 @@ def _candidates(texts: Texts, known: NDArray[np.uint64], length: int, number: in
     found = _words(texts)
     starts, values = landmarks(found, length)
     nearest = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    wanted = around(found, starts[known[nearest] == values], length)
-    text = np.repeat(np.arange(len(texts)), np.diff(found.edges))
-    first = texts.offsets[text]
-    ends = np.append(found.starts[1:], 0)
-    last = found.edges[1:][np.diff(found.edges) > 0] - 1
-    ends[last] = texts.offsets[1:][text[last]]
+    wanted = np.flatnonzero(around(found, starts[known[nearest] == values], length))
+    text = np.searchsorted(found.edges, wanted, side="right") - 1
     fresh = np.ones(len(wanted), dtype=np.bool_)
-    fresh[1:] = ~wanted[:-1] | (text[1:] != text[:-1])
-    columns: list[NDArray[Any]] = [found.hashes, text + number, found.starts - first, ends - first, fresh]
-    return _Candidates(*(column[wanted] for column in columns))
+    fresh[1:] = (np.diff(wanted) > 1) | (np.diff(text) > 0)
+    ends = np.append(found.starts, 0)[wanted + 1]
+    last = wanted + 1 == found.edges[text + 1]
+    ends[last] = texts.offsets[text[last] + 1]
+    first = texts.offsets[text]
+    return _Candidates(found.hashes[wanted], text + number, found.starts[wanted] - first, ends - first, fresh)
 
 
 def _places(found: _Candidates) -> NDArray[np.int64]:
