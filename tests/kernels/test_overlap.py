@@ -72,7 +72,9 @@ def test_case_punctuation_and_numbers_do_not_matter():
 
 
 def test_tables_of_numbers_are_nobodys():
-    index = known(*batch(["1 2 3 4 5 6 7 8 9 10 11 12 13 14", "the sum of 1 2 3 4 5 is said to be more than forty or so", ""]))
+    index = known(
+        *batch(["1 2 3 4 5 6 7 8 9 10 11 12 13 14", "the sum of 1 2 3 4 5 is said to be more than forty or so", ""])
+    )
     assert index.sizes.tolist()[0] == 0
     assert index.sizes.tolist()[1] > 0
     found = overlap(*batch([" ".join(map(str, range(100)))]), index)
