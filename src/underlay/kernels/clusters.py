@@ -27,7 +27,7 @@ class Clusters:
     def join(self, keys: NDArray[np.uint64], among: NDArray[np.int64]) -> None:
         """Join those of the things `among` whose keys, (len(among),), are equal; a key of 0 is equal to none.
 
-        Takes O(n), and 32 bytes a thing beside keys and things themselves.
+        Takes O(n), and 16 bytes a thing beside keys and things themselves.
         """
         if len(keys) != len(among):
             raise ValueError(f"{len(keys)} keys for {len(among)} things")

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from underlay.data import Corpus, CurateConfig, Document, TagConfig, curate, tag, write_corpus
 from underlay.data import writer as writing
+from underlay.data.curate.duplicates import same_text
 from underlay.data.curate.engine import Local
 from underlay.errors import UserError
 
@@ -81,12 +83,24 @@ def test_another_attribute_may_say_which_is_better(tmp_path: Path) -> None:
         curated(tmp_path / "again", [long, short], KEEP.model_copy(update={"better": "nonsense"}))
 
 
-def test_a_copy_stays_where_the_first_one_may_not(tmp_path: Path) -> None:
+def test_of_the_same_text_one_stays(tmp_path: Path) -> None:
     text = " ".join(prose(100, 0))
     documents = [Document(text, f"{name}.txt", 1, 1, "MIT", "text") for name in "ab"]
     corpus = curated(tmp_path, documents)
     assert [one.source for one in corpus] == ["a.txt"]
     assert [(entry.source, entry.reason) for entry in corpus.ledger()] == [("b.txt", "duplicate")]
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1).map(sorted), st.data())
+def test_the_first_stays_of_those_that_may(ids: list[str], data: st.DataObject) -> None:
+    """A copy stays where the first one was dropped for another reason."""
+    rows = sorted(data.draw(st.sets(st.integers(0, len(ids) - 1))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=3)))
+    chunks = [ids[first:last] for first, last in zip([0, *cuts], [*cuts, len(ids)], strict=True)]
+    kept = same_text(pa.chunked_array(chunks, pa.string()), np.array(rows, dtype=np.int64)).tolist()
+    for row, id_ in enumerate(ids):
+        alike = [other for other in rows if ids[other] == id_]
+        assert kept[row] == (alike[0] if row in rows else row)
 
 
 def test_documents_without_words_are_alike_to_none(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 Documents are known by their content, and rows of a corpus are ordered by it. So what is kept depends neither on the
 order of files nor on how a corpus is cut: of a cluster the best stays, and of equally good ones that with the least id.
 
-One column is in memory at a time, about 50 bytes a document all in all.
+One column is in memory at a time, some 120 bytes a document all in all (measured with a million).
 """
 
 from collections.abc import Sequence
