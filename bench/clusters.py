@@ -65,9 +65,10 @@ def signed() -> Any:
     import pyarrow as pa
 
     from underlay.data.curate.texts import Texts
+    from underlay.kernels.minhash import functions
 
     chosen = list(itertools.islice(pieces(), SIGNED))
-    return Texts(pa.array(chosen, pa.large_string()), hashes=BANDS * ROWS).measures.signatures
+    return Texts(pa.array(chosen, pa.large_string())).batch.signatures(functions(BANDS * ROWS), shingle=5)
 
 
 def drawn(real: Any, count: int) -> Any:

@@ -22,7 +22,7 @@ def spelt(number: int) -> str:
 
 
 def signatures(texts: list[str], count: int = 112, shingle: int = 5) -> np.ndarray:
-    return Texts(pa.array(texts, pa.large_string()), hashes=count, shingle=shingle).measures.signatures
+    return Texts(pa.array(texts, pa.large_string())).batch.signatures(functions(count), shingle)
 
 
 def plain_words(text: str) -> list[str]:
@@ -90,9 +90,10 @@ def test_a_signature_is_the_least_value_of_each_function():
     words = rng.integers(0, 1 << 64, 50, dtype=np.uint64)
     lanes = functions(16)
     whole, part, other = (np.empty(16, dtype=np.uint32) for _ in range(3))
-    sign(words, 50, 3, lanes, whole)
-    sign(words[:30], 30, 3, lanes, part)
-    sign(words[28:], 22, 3, lanes, other)
+    room = np.empty(51, dtype=np.uint64)
+    sign(words, 50, 3, lanes, room, whole)
+    sign(words[:30], 30, 3, lanes, room, part)
+    sign(words[28:], 22, 3, lanes, room, other)
     np.testing.assert_array_equal(whole, np.minimum(part, other))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from underlay.kernels.characters import folds, kinds
-from underlay.kernels.hashes import hash_gram, mix
+from underlay.kernels.hashes import base_power, hash_gram, mix, roll
 from underlay.kernels.minhash import folded_words
 from underlay.kernels.words import decode
 
@@ -96,9 +96,9 @@ def overlap(text: NDArray[np.uint8], offsets: NDArray[np.int64], with_: Known) -
 
 
 def _scratch(offsets: NDArray[np.int64]) -> Any:
-    """Room for the longest text: code points, hashes of words."""
+    """Room for the longest text: code points, hashes of words and of the words up to each."""
     size = int(np.diff(offsets).max(initial=0)) + 2
-    return np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint64)
+    return np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -114,8 +114,9 @@ def _runs(
     used: Any,
 ) -> int:
     """Write every run, the short text it stands in, and the hash of its first words; returns how many there are."""
-    points, hashes = scratch
+    points, hashes, rolled = scratch
     count = 0
+    eighth = base_power(LEAST)
     for i in range(len(offsets) - 1):
         size = decode(text, offsets[i], offsets[i + 1], points)
         n = folded_words(points, size, tables[0], tables[1], hashes)
@@ -123,14 +124,13 @@ def _runs(
             continue
         words = min(n, width)
         used[words] = 1
+        power = base_power(words)
+        roll(hashes, n, rolled)
         for w in range(n - words + 1):
             if not _telling(hashes, w, words):
                 continue
-            values[count], owners[count] = _run(hashes, w, words), i
-            eight = np.uint64(0)
-            for k in range(LEAST):
-                eight = eight * _BASE + hashes[w + k]
-            first[count] = mix(eight)
+            values[count], owners[count] = _run(rolled, w, words, power), i
+            first[count] = mix(hash_gram(rolled, w, LEAST, eighth))
             count += 1
     return count
 
@@ -148,9 +148,9 @@ def _telling(hashes: Any, first: int, words: int) -> bool:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _run(hashes: Any, first: int, words: int) -> Any:
+def _run(rolled: Any, first: int, words: int, power: Any) -> Any:
     """The hash of a run; runs of different length have different ones."""
-    return mix(hash_gram(hashes, first, words) + _BASE * np.uint64(words))
+    return mix(hash_gram(rolled, first, words, power) + _BASE * np.uint64(words))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -178,30 +178,27 @@ def _overlap(
     of_share: Any,
     of_nearest: Any,
 ) -> None:
-    points, hashes = scratch
+    points, hashes, rolled = scratch
     widths, runs, edges, owners, sizes, begins = with_
-    power = np.uint64(1)
-    for _ in range(LEAST - 1):
-        power *= _BASE
+    powers = np.empty(len(widths), dtype=np.uint64)
+    for k in range(len(widths)):
+        powers[k] = base_power(widths[k])
+    eighth = base_power(LEAST)
     seen, touched, counts = marks  # a text's number where a run was seen in it, a short text touched
     mask = np.uint64(8 * len(begins) - 1)
     for i in range(len(offsets) - 1):
         size = decode(text, offsets[i], offsets[i + 1], points)
         n = folded_words(points, size, tables[0], tables[1], hashes)
-        eight = np.uint64(0)
-        for w in range(1 - LEAST, n - LEAST + 1):
-            # The hash of eight words follows from that one word before.
-            if w > 0:
-                eight -= hashes[w - 1] * power
-            eight = eight * _BASE + hashes[w + LEAST - 1]
-            value = mix(eight)
-            if w < 0 or not _is_set(value & mask, begins) or not _is_set(value >> _HALF & mask, begins):
+        roll(hashes, n, rolled)
+        for w in range(n - LEAST + 1):
+            value = mix(hash_gram(rolled, w, LEAST, eighth))
+            if not _is_set(value & mask, begins) or not _is_set(value >> _HALF & mask, begins):
                 continue
             hit = False
-            for words in widths:
-                if w + words > n:
+            for which in range(len(widths)):
+                if w + widths[which] > n:
                     break
-                wanted = _run(hashes, w, words)
+                wanted = _run(rolled, w, widths[which], powers[which])
                 run = np.searchsorted(runs, wanted)
                 if run == len(runs) or runs[run] != wanted:
                     continue
