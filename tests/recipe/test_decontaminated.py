@@ -35,7 +35,9 @@ def recipe(tmp_path: Path) -> Path:
     passage = " ".join(f"passage{number}" for number in range(30))
     (tmp_path / "notes").mkdir()
     for name in ("one", "two"):
-        (tmp_path / "notes" / f"{name}.txt").write_text(f"This is what {name} says of it. {passage} So much for {name}.")
+        (tmp_path / "notes" / f"{name}.txt").write_text(
+            f"This is what {name} says of it. {passage} So much for {name}."
+        )
     (tmp_path / "notes" / "quiz.txt").write_text(f"The quiz had one question. {QUESTION}")
     benchmark = tmp_path / "benchmark.jsonl"
     benchmark.write_text(json.dumps({"question": QUESTION}))

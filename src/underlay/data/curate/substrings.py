@@ -9,7 +9,7 @@ Words and not bytes: a cut never goes through a character or a word, and the suf
 tokens of a tokenizer: there is none yet.
 
 The texts are read twice. In memory are, of all texts, 8 bytes for every fourteenth word; of passages that may be
-copies some 60 bytes a word. One suffix array orders up to 2^31 such words.
+copies some 70 bytes a word. One suffix array orders up to 2^31 such words.
 """
 
 from collections.abc import Callable, Sequence
