@@ -136,7 +136,7 @@ def test_another_benchmark_is_another_order(tmp_path: Path) -> None:
 def decontaminated(folder: Path, documents: list[Document], *files: BenchmarkFile) -> Corpus:
     raw = write_corpus(folder / "raw", documents)
     tags = TagConfig(taggers=("contamination",), contamination=ContaminationConfig(files=files))
-    config = CurateConfig(presets=("decontaminated",), near_duplicates=False, redact=False)
+    config = CurateConfig(presets=("decontaminated",), near_duplicates=False, redact=None)
     return curate(raw, tag(raw, tags, folder / "tags"), config, folder / "curated")
 
 

@@ -21,7 +21,7 @@ from underlay.errors import UserError
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_texts = pytest.mark.skipif(not (SHARED / "c4-wiki-demo").exists(), reason="../shared/data is not here")
 TAGS = TagConfig(taggers=("text", "minhash"))
-KEEP = CurateConfig(presets=(), redact=False)
+KEEP = CurateConfig(presets=(), redact=None)
 
 
 def document(text: str, number: int = 0) -> Document:
