@@ -49,7 +49,7 @@ class Limits:
 
 def open_file(path: str) -> BinaryIO:
     """A file of this machine as it is; what reads it buffers it."""
-    return open(path, "rb", buffering=0)  # type: ignore[return-value] # noqa: PTH123 - closed by who reads it
+    return open(path, "rb", buffering=0)  # noqa: PTH123 - closed by who reads it
 
 
 class _Member(Protocol):

@@ -35,9 +35,10 @@ def read_parquet(task: Task, start: Mark) -> Iterator[Item]:
             for group in range(start.offset, table.num_row_groups):
                 yield Mark(group, number)
                 told = table.metadata.row_group(group)
-                offset = _offset(told)
                 rows = max(1, min(1024, _AT_ONCE * max(1, told.num_rows) // max(1, told.total_byte_size)))
-                for batch in table.iter_batches(batch_size=rows, row_groups=[group], columns=names):
+                for place, batch in enumerate(table.iter_batches(rows, row_groups=[group], columns=names)):
+                    if place == 0:
+                        offset = _offset(table.metadata, group, names[0])
                     yield from _documents(batch, task, number, offset)
                     number += len(batch)
     except NoTextError as error:
@@ -50,11 +51,14 @@ def read_parquet(task: Task, start: Mark) -> Iterator[Item]:
         yield task.bad(1, task.size, "empty", "no records")
 
 
-def _offset(group: Any) -> int:
-    """The byte at which a row group begins."""
-    columns = (group.column(place) for place in range(group.num_columns))
-    begins = [one.dictionary_page_offset or one.data_page_offset for one in columns]
-    return int(min(begins, default=0))
+def _offset(metadata: pq.FileMetaData, group: int, name: str) -> int:
+    """The byte at which a column of a row group begins.
+
+    Only to be asked once something of it was read: asked for damaged metadata, pyarrow ends the process.
+    """
+    paths = (metadata.schema.column(leaf).path.partition(".")[0] for leaf in range(metadata.num_columns))
+    column = metadata.row_group(group).column(list(paths).index(name))
+    return int(column.dictionary_page_offset or column.data_page_offset)
 
 
 def read_arrow(task: Task, start: Mark) -> Iterator[Item]:

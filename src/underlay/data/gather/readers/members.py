@@ -6,6 +6,8 @@ that is one.
 """
 
 import hashlib
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,7 +24,18 @@ _ZEROS = bytes(_BLOCK)
 _NAME_BYTES = 1 << 16
 _FREE = 64 << 20
 _FILES = (b"0", b"\0", b"7")
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError)
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    IndexError,
+    RuntimeError,
+    MemoryError,
+)
 """What `zipfile` raises for damaged archives."""
 
 
@@ -153,7 +166,7 @@ def zip_members(task: Task, archive: zipfile.ZipFile, file: BinaryIO, start: Mar
             detail = "holds more than its size allows (max_ratio, max_unpacked_bytes)"
             yield task.bad(1, info.file_size, "bomb", f"{detail}, from {clean(info.filename)} on")
             return
-        if number < start.offset or info.is_dir():
+        if number < start.offset or info.filename.endswith("/"):
             continue
         name, offset = clean(info.filename), max(0, info.header_offset)
         try:

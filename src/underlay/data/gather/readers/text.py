@@ -36,7 +36,7 @@ def read(task: Task, start: Mark) -> Iterator[Item]:
                     yield text
                 else:
                     yield task.document(text, line, line + text.rstrip("\n").count("\n"), offset, licence)
-            line += piece.count(b"\n") + piece.count(b"\r") - piece.count(b"\r\n")
+            line += piece.count(b"\n") + (piece.count(b"\r") - piece.count(b"\r\n") if b"\r" in piece else 0)
         if not something and not stream.broken:
             yield task.bad(1, stream.offset, "empty", "an empty file")
 
