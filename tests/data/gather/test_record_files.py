@@ -51,6 +51,7 @@ def test_broken_lines_are_in_the_ledger_with_their_offsets(tmp_path: Path) -> No
         b'["a", "list"]',
         b'{"text": "' + b"x" * 3_000_000 + b'"}',
         b'{"n": ' + b"9" * 10_000 + b"}",
+        b"",
         b'{"text": "also good"}',
         b'{"text": "cut o',
     ]
@@ -68,8 +69,9 @@ def test_broken_lines_are_in_the_ledger_with_their_offsets(tmp_path: Path) -> No
         8: "no-text",
         9: "too-large",
         10: "bad-json",
-        12: "bad-json",
+        13: "bad-json",
     }
+    assert [document.first_line for document in documents] == [1, 12]
     data = path.read_bytes()
     for entry in ledger:
         assert data[entry.offset :].startswith(lines[entry.line - 1])
