@@ -100,7 +100,7 @@ class Parts:
         for path in self._paths:
             for bad in _told(path)["bad"]:
                 writer.note(_failed(BadRecord(**bad)))
-            for rows in pq.ParquetFile(path).iter_batches(batch_size=256):
+            for rows in pq.ParquetFile(path).iter_batches(batch_size=32):
                 for document in documents_in(rows):
                     writer.add(document)
         for one in self._bad:
