@@ -13,7 +13,7 @@ class Document:
 
     text: str
     source: str
-    """Path or URL of the file it came from."""
+    """Path or URL of the file it came from; of a record with an address or a title of its own, that behind a `#`."""
     first_line: int
     """Line of the source (counted from 1) at which the text starts; for records, the record's number."""
     last_line: int
