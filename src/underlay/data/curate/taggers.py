@@ -14,13 +14,14 @@ from pydantic import Field
 
 from underlay.config import Config
 from underlay.data.curate.redact import find
+from underlay.data.curate.terms import Terms
 from underlay.data.curate.texts import Texts
 from underlay.kernels.filters import Batch
 from underlay.kernels.gopher import GOPHER
 from underlay.kernels.lines import C4, FINEWEB, TEXT
 from underlay.kernels.minhash import bands, functions
 
-TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy"]
+TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy", "terms"]
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 """Stretches of a text in code points, and what stands there."""
 
@@ -39,9 +40,9 @@ class MinHashConfig(Config):
 class TagConfig(Config):
     """Which attributes of documents are found, and how."""
 
-    taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy"), min_length=1)
+    taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy", "terms"), min_length=1)
     """`text` (size, lines, letters), `gopher`, `c4` and `fineweb` (what those corpora's filters measure), `minhash`
-    (for near-duplicates), `privacy` (addresses, numbers, secrets)."""
+    (for near-duplicates), `privacy` (addresses, numbers, secrets), `terms` (English words for women, men, regions)."""
     clean_lines: bool = False
     """Whether `fineweb` and `minhash` look at the lines that C4's rules keep instead of at all, as FineWeb's do. For
     web pages."""
@@ -115,5 +116,6 @@ TAGGERS: Mapping[TaggerName, Callable[[TagConfig], Tagger]] = {
     "fineweb": lambda config: _Measured(FINEWEB, lambda batch: batch.fineweb(config.clean_lines)),
     "minhash": lambda config: _MinHash(config.minhash, config.clean_lines),
     "privacy": lambda _: _Privacy(),
+    "terms": lambda _: Terms(),
 }
 assert set(TAGGERS) == set(get_args(TaggerName))
