@@ -8,7 +8,7 @@ import fnmatch
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +70,10 @@ def fingerprint(config: GatherConfig) -> str:
     return total.hexdigest()
 
 
-def gather(config: GatherConfig, folder: Path, progress: Progress = silent) -> Corpus:
-    """Read every source into a new corpus in `folder`.
+def gather(
+    config: GatherConfig, folder: Path, progress: Progress = silent, excluded: Collection[str] = frozenset()
+) -> Corpus:
+    """Read every source into a new corpus in `folder`, but for documents with an `excluded` id.
 
     Raises UserError where a source is missing or empty, or nothing in it could be read.
     """
@@ -94,7 +96,7 @@ def gather(config: GatherConfig, folder: Path, progress: Progress = silent) -> C
     if not documents:
         first = ledger[0]
         raise UserError(f"{first.source}: {first.detail}; none of {total} files could be read as text")
-    return write_corpus(folder, documents, ledger)
+    return write_corpus(folder, documents, ledger, excluded)
 
 
 def _failed(item: BadRecord) -> Entry:
