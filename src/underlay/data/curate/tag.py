@@ -43,7 +43,8 @@ def tag(
         progress(done, total, read=f"{size / 1e6:.1f} MB")
     if file:
         file.close()
-    (folder / TAGS).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", "utf-8")
+    said = config.model_dump(mode="json", include=set(TagConfig.model_fields))  # a stage of a recipe says more
+    (folder / TAGS).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
     return Attributes(folder)
 
 
