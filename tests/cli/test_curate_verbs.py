@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 from typer.testing import CliRunner
@@ -24,7 +25,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notes = folder / "notes"
     notes.mkdir()
     for number in range(8):
-        lines = [f"On day {number} at {hour} o'clock it rained on {number * hour}." for hour in range(2 + 2 * number)]
+        chance = Random(number)
+        lines = [" ".join("".join(chance.choices("aehinorst", k=6)) for _ in range(8)) for _ in range(1 + 2 * number)]
         (notes / f"{number}.txt").write_text("\n".join(lines))
     shown = underlay(folder / "library", "gather", str(notes), "--name", "notes-raw")
     assert "Next: underlay curate corpus:notes-raw@" in shown
