@@ -12,6 +12,9 @@ from underlay.cli.common import JsonOption, LibraryOption, amount, console, open
 if TYPE_CHECKING:
     from underlay.recipe.story import Forgotten, Story
 
+_FEW = 3
+"""Documents that are named of those that were dropped in its favour; `--json` has all."""
+
 app = typer.Typer(help="Follow one document through everything, or forget it.", no_args_is_help=True)
 IdArgument = Annotated[
     str,
@@ -101,15 +104,18 @@ def _show(out: Console, story: "Story") -> None:
 
 def _parts(story: "Story") -> dict[str, list[str]]:
     """What is printed below the head, by title."""
-    decisions = []
+    decisions, others = list[str](), dict[tuple[str, str], list[str]]()
     for one in story.decisions:
         if not one.about:
-            decisions.append(f"{one.corpus}: stays instead of {one.source} ({one.id[:12]}), {one.reason}")
+            others.setdefault((one.corpus, one.reason), []).append(f"{one.source} ({one.id[:12]})")
             continue
         other = f", now {one.other[:12]}" if one.decision == "change" else ""
         instead = f", in favour of {one.other[:12]}" if one.other and one.decision == "drop" else ""
         verb = {"drop": "dropped", "change": "changed"}.get(one.decision, "planted")
         decisions.append(f"{one.corpus}: {verb} by {one.stage}, {one.reason}: {one.detail}{other}{instead}")
+    for (corpus, reason), gone in others.items():
+        more = f" and {len(gone) - _FEW:,} more" if len(gone) > _FEW else ""
+        decisions.append(f"{corpus}: stays instead of {', '.join(gone[:_FEW])}{more}, {reason}")
     figures = []
     for found in story.figures:
         figures.append(f"{found.attributes} of {found.corpus}:")

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 _SIZES = {"wide": (826, 210), "narrow": (346, 190)}
 """Width and height in CSS pixels."""
-_ABOVE, _BELOW, _LETTER = 24, 26, 7.2
+_ABOVE, _BELOW, _LETTER, _GAP = 24, 26, 7.6, 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def _draw(columns: Sequence[Column], width: int, height: int) -> Markup:
     step = width / max(1, len(columns))
     room = height - _ABOVE - _BELOW
     bar = min(step * 0.78, 64.0)
-    every = 1 + int(max((len(column.label) for column in columns), default=1) * _LETTER // step)
+    every = 1 + int((max((len(column.label) for column in columns), default=1) * _LETTER + _GAP) // step)
     lines = [
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true" focusable="false">',
         f'<text x="0" y="13" font-size="13" fill="var(--muted)">{most:,} documents</text>',
