@@ -129,7 +129,9 @@ def test_prose_runs_the_whole_path_too(tmp_path: Path) -> None:
         weather = ("thunderstorms crossed mountainous countries", "sunshine brightened cultivated fields")
         lines = [f"On day {number} {weather[hour % (number % 7 + 2) > 0]} at {hour}." for hour in range(60)]
         (source / f"{number}.txt").write_text("\n\n".join(lines))
-    recipe = read_recipe(SMALL, [*QUICK, "report.prompts=[]", "adapt.train.context=192"], [str(source)])
+    recipe = read_recipe(
+        SMALL, [*QUICK, "report.prompts=[]", "adapt.train.context=192", "curate.near_duplicates=false"], [str(source)]
+    )
     made = run_recipe(recipe, Library(tmp_path / "library"), Log())
     assert made["adapt"].manifest.metrics["pairs_from"] == "passages"
     assert made["report"].manifest.metrics["valid_function_share"] is None
