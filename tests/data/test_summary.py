@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from underlay.data import Corpus, CurateConfig, Document, TagConfig, curate, tag, write_corpus
+from underlay.data import Attributes, Corpus, CurateConfig, Document, TagConfig, curate, tag, write_corpus
 from underlay.data.corpus import Entry
 from underlay.data.curate import summary
 from underlay.data.curate.decide import decide
@@ -137,3 +140,25 @@ def test_memory_holds_only_what_is_frequent(tmp_path: Path, monkeypatch: pytest.
 )
 def test_places(source: str, place: str) -> None:
     assert place_of(source) == place
+
+
+def test_languages_are_counted_and_terms_in_english_alone(tmp_path: Path) -> None:
+    raw = write_corpus(tmp_path / "raw", documents())
+    tag(raw, TagConfig(), tmp_path / "attributes")
+    path = tmp_path / "attributes" / "attributes" / "00000.parquet"
+    table = pq.read_table(path)
+    english = [row % 2 == 0 for row in range(len(table))]
+    codes = pa.array(["en" if one else "de" for one in english])
+    pq.write_table(table.append_column("language.code", codes), path)
+    attributes, config = Attributes(tmp_path / "attributes"), CurateConfig(near_duplicates=False)
+    verdicts = decide(raw, attributes, config)
+    found = summarize(raw, attributes, verdicts, curate(raw, attributes, config, tmp_path / "out", verdicts=verdicts))
+    stays = verdicts.codes == -1
+    assert {name: (share.found, share.kept) for name, share in found.languages.items()} == {
+        "en": (sum(english), sum(stays[english])),
+        "de": (len(english) - sum(english), sum(stays) - sum(stays[english])),
+    }
+    assert (found.terms_in.found, found.terms_in.kept) == (sum(english), sum(stays[english]))
+    counts = np.array(table.column("terms.female").to_pylist())
+    assert found.terms["female"].found == counts[english].sum()
+    assert found.terms["female"].kept == counts[english & stays].sum()
