@@ -133,6 +133,9 @@ def test_memory_holds_only_what_is_frequent(tmp_path: Path, monkeypatch: pytest.
     [
         ("https://Example.org:80/a/b", "example.org"),
         ("http://[broken", "unknown"),
+        ("http://me:secret@[::1]:8/x", "[::1]"),
+        ("file:///home/me/a.txt", "unknown"),
+        ("s3://bucket", "bucket"),
         ("python-stdlib/json/decoder.py", "python-stdlib/json/"),
         ("a.txt", "a.txt"),
         ("/a.txt", "/"),

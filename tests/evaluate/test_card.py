@@ -115,6 +115,7 @@ def test_figures_stand_in_both(tmp_path: Path) -> None:
     assert "10 others" in text
     assert "underlay data why 0123456789ab" in text
     assert "--what-if 'plain=gopher.words >= 50'" in text
+    assert "2 stay in their place" in text
     for year in ("1999", "2003"):
         assert year in text
 

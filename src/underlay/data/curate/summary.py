@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,8 @@ UNKNOWN = "unknown"
 _REMEMBERED = 50_000
 _SAMPLES, _KEPT_SAMPLES, _SAMPLE_CHARACTERS = 2, 4, 700
 _LARGEST_CLUSTERS = 5
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/]*\]|[^/?#:\[\]]*)")
+"""A web address, and its host; many times as fast as `urlsplit`."""
 _COLUMNS = ["source", "licence", "language", "date"]
 
 
@@ -185,11 +186,8 @@ def private_data(corpus: Corpus) -> dict[str, int]:
 
 def place_of(source: str) -> str:
     """Where a document comes from, coarsely: the host of a web address, the folder of a file."""
-    if "://" in source:
-        try:
-            return urlsplit(source).hostname or UNKNOWN
-        except ValueError:
-            return UNKNOWN
+    if address := _ADDRESS.match(source):
+        return address[1].lower() or UNKNOWN
     folder, slash, _ = source.rpartition("/")
     return folder + slash if slash else source
 
