@@ -11,6 +11,7 @@ from underlay.data import Attributes, Corpus, CurateConfig, Document, TagConfig,
 from underlay.data.corpus import Entry
 from underlay.data.curate import summary
 from underlay.data.curate.decide import decide
+from underlay.data.curate.shown import beginning
 from underlay.data.curate.summary import Summary, place_of, summarize
 
 PROSE = "The quick brown fox jumps over the lazy dog, and then she goes home to Kenya with {}.\nIt sleeps until {}.\n"
@@ -165,3 +166,18 @@ def test_languages_are_counted_and_terms_in_english_alone(tmp_path: Path) -> Non
     counts = np.array(table.column("terms.female").to_pylist())
     assert found.terms["female"].found == counts[english].sum()
     assert found.terms["female"].kept == counts[english & stays].sum()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("short", "short"),
+        ("one\n" * 20, "one\n" * 13 + "one …"),
+        ("x" * 695 + " jane@example.org", "x" * 695 + " <EMA …"),
+        ("a\n", "a"),
+        ("", ""),
+        ("y" * 20_000, "y" * 700 + " …"),
+    ],
+)
+def test_beginnings(text: str, shown: str) -> None:
+    assert beginning(text) == shown

@@ -12,7 +12,7 @@ from typing import Any
 
 from underlay.adapt.pairs import find_pairs
 from underlay.data import Attributes, Corpus, Dataset, Document
-from underlay.data.curate.redact import redact
+from underlay.data.curate.shown import beginning
 from underlay.data.dataset import PackedDocument, Split
 from underlay.errors import UserError
 from underlay.library import Artifact, Exclusion, Library
@@ -280,7 +280,6 @@ def _sources(library: Library, ids: Collection[str]) -> dict[str, str]:
 
 
 def _standing(artifact: Artifact, id_: str, document: Document) -> Standing:
-    text = redact(document.text[: 20 * _SHOWN_CHARACTERS])[0][:_SHOWN_CHARACTERS]
     return Standing(
         artifact.reference,
         artifact.manifest.verb,
@@ -294,7 +293,7 @@ def _standing(artifact: Artifact, id_: str, document: Document) -> Standing:
         document.date,
         document.media,
         len(document.text.encode()),
-        text,
+        beginning(document.text, _SHOWN_CHARACTERS),
     )
 
 

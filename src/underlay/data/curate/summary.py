@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from underlay.data.corpus import LEDGER, Corpus, Unit
 from underlay.data.curate.attributes import Attributes
 from underlay.data.curate.decide import STAYS, Verdicts
-from underlay.data.curate.redact import redact
+from underlay.data.curate.shown import beginning
 from underlay.data.curate.terms import GENDERED, REGIONAL
 
 UNKNOWN = "unknown"
 _REMEMBERED = 50_000
-_SAMPLES, _KEPT_SAMPLES, _SAMPLE_CHARACTERS = 2, 4, 700
+_SAMPLES, _KEPT_SAMPLES = 2, 4
 _LARGEST_CLUSTERS = 5
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/]*\]|[^/?#:\[\]]*)")
 """A web address, and its host; many times as fast as `urlsplit`."""
@@ -175,8 +175,9 @@ def summarize(raw: Corpus, attributes: Attributes, verdicts: Verdicts, curated: 
 def private_data(corpus: Corpus) -> dict[str, int]:
     """Places masked in a corpus, by what stood there, the most frequent first."""
     found: Counter[str] = Counter()
-    for rows in pq.ParquetFile(corpus.folder / LEDGER).iter_batches(columns=["reason", "detail"]):
-        masked = rows.filter(pc.equal(rows.column("reason"), "private-data"))
+    for rows in pq.ParquetFile(corpus.folder / LEDGER).iter_batches(columns=["decision", "reason", "detail"]):
+        changed = pc.equal(rows.column("decision"), "change")
+        masked = rows.filter(pc.and_(changed, pc.equal(rows.column("reason"), "private-data")))
         for detail in masked.column("detail").to_pylist():
             for part in detail.split(", "):
                 kind, _, count = part.rpartition(" x")
@@ -348,13 +349,3 @@ def _dropped(corpus: Corpus, raw: Corpus | None) -> dict[str, list[Sample]]:
         return Sample(id_, str(entry["source"]), int(entry["line"]), str(entry["detail"]), text)
 
     return {reason: [sample(entry) for entry in found] for reason, found in entries.items() if found}
-
-
-def beginning(text: str) -> str:
-    """The first lines of a text, without private data."""
-    # Masked before it is cut: half a key is no shape of a key.
-    shown = redact(text[: 20 * _SAMPLE_CHARACTERS])[0]
-    lines = shown[:_SAMPLE_CHARACTERS].rstrip().split("\n")[:14]
-    short = "\n".join(lines)
-    whole = len(short) == len(shown.rstrip()) and len(text) <= 20 * _SAMPLE_CHARACTERS
-    return short if whole else f"{short} …"

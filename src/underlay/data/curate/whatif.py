@@ -16,8 +16,8 @@ from underlay.data.corpus import Corpus
 from underlay.data.curate.attributes import Attributes
 from underlay.data.curate.decide import STAYS, CurateConfig, decide, reasons_of
 from underlay.data.curate.presets import PRESETS, rules_of
-from underlay.data.curate.redact import redact
 from underlay.data.curate.rules import Rule
+from underlay.data.curate.shown import beginning
 from underlay.errors import UserError
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,63})=(?!=)(.+)", re.DOTALL)
@@ -234,9 +234,8 @@ def _example(fate: str, row: int, rules: Sequence[Rule], corpus: Corpus, attribu
         row -= unit.documents
     document = corpus.document(unit, row)
     figures = [rule.figures(attributes.columns(unit, rule.attributes), row) for rule in rules]
-    text = redact(document.text)[0]
-    cut = f"{text[:_SHOWN_CHARACTERS]} …" if len(text) > _SHOWN_CHARACTERS else text
-    return Example(fate, document.id, document.source, document.first_line, ", ".join(figures), cut)
+    text = beginning(document.text, _SHOWN_CHARACTERS)
+    return Example(fate, document.id, document.source, document.first_line, ", ".join(figures), text)
 
 
 def as_dict(found: WhatIf) -> dict[str, Any]:
