@@ -33,7 +33,7 @@ def test_it_says_what_curating_by_it_keeps(made: tuple[Corpus, Attributes], tmp_
     found = what_if(*made, CONFIG, [asked])
     other, _, _ = changed(CONFIG, [asked])
     for config, amount in ((CONFIG, found.now), (other, found.then)):
-        curated = curate(*made, config.model_copy(update={"redact": False}), tmp_path / str(config is other))
+        curated = curate(*made, config.model_copy(update={"redact": None}), tmp_path / str(config is other))
         size = sum(len(document.text.encode()) for document in curated)
         assert amount == Amount(len(curated), size)
     assert found.then.documents == found.now.documents - found.goes.documents + found.comes_back.documents

@@ -61,11 +61,11 @@ def test_what_is_missing_is_tagged_first(notes: tuple[Library, Artifact]) -> Non
 
 def test_settings_of_either_stage_can_be_set(notes: tuple[Library, Artifact]) -> None:
     library, raw = notes
-    recipe = curate_recipe(library, raw, assignments=["curate.redact=false", "tag.minhash.bands=3"])
-    assert recipe.stages["curate"].redact is False  # type: ignore[union-attr]
+    recipe = curate_recipe(library, raw, assignments=["curate.near_duplicates=false", "tag.minhash.bands=3"])
+    assert recipe.stages["curate"].near_duplicates is False  # type: ignore[union-attr]
     assert recipe.stages["tag"].minhash.bands == 3  # type: ignore[union-attr]
     with pytest.raises(UserError, match=r"underlay curate: unknown key 'stages\.curate\.redac'; did you mean 'redact'"):
-        curate_recipe(library, raw, assignments=["curate.redac=false"])
+        curate_recipe(library, raw, assignments=["curate.redac=mask"])
     with pytest.raises(UserError, match="write it as name="):
         curate_recipe(library, raw, rules=["gopher.words >= 3"])
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of a stage, such as curate.redact=false."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting of a stage, such as curate.near_duplicates=false."
+    ),
 ]
 
 

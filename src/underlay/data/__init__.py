@@ -6,7 +6,7 @@ token came from.
 """
 
 from underlay.data.corpus import Corpus
-from underlay.data.curate import Attributes, CurateConfig, TagConfig, curate, tag
+from underlay.data.curate import Attributes, ClassifierConfig, CurateConfig, TagConfig, curate, tag
 from underlay.data.dataset import Dataset, Split
 from underlay.data.document import Document
 from underlay.data.gather import GatherConfig, fingerprint, gather
@@ -19,6 +19,7 @@ from underlay.data.writer import CorpusWriter, write_corpus
 
 __all__ = [
     "Attributes",
+    "ClassifierConfig",
     "Corpus",
     "CorpusWriter",
     "CurateConfig",

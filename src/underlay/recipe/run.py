@@ -12,7 +12,7 @@ from underlay.library.reference import one_of
 from underlay.recipe import excluding, extend
 from underlay.recipe.job import Job
 from underlay.recipe.recipe import Recipe
-from underlay.recipe.stages import AnyStage, PackStage, PretrainStage
+from underlay.recipe.stages import AnyStage, GatherStage, PackStage, PretrainStage
 from underlay.recipe.together import make
 from underlay.recipe.verbs import VERBS
 from underlay.train.record import installed
@@ -118,3 +118,5 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
             raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")
         outputs[output] = stage
         kinds[stage] = verb.makes
+        if not isinstance(settings, GatherStage):  # whose sources take long to read, and come first anyway
+            verb.outside(settings)

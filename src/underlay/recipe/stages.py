@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config, quantity
 from underlay.data import (
+    ClassifierConfig,
     CurateConfig,
     GatherConfig,
     MaskingConfig,
@@ -43,6 +44,16 @@ class TagStage(Stage, TagConfig):
     verb: Literal["tag"] = "tag"
     corpus: str
     """The corpus to look at."""
+
+
+class ClassifierStage(Stage, ClassifierConfig):
+    """Learn to tell documents of one kind from others."""
+
+    verb: Literal["classifier"] = "classifier"
+    like: str
+    """A corpus of what it should find."""
+    unlike: str
+    """A corpus of other documents."""
 
 
 class CurateStage(Stage, CurateConfig):
@@ -228,6 +239,7 @@ class ReportStage(Stage):
 AnyStage = Annotated[
     GatherStage
     | TagStage
+    | ClassifierStage
     | CurateStage
     | TokenizerStage
     | PackStage

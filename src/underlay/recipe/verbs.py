@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ import torch
 from underlay.adapt import functions_in
 from underlay.config import Config
 from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
+from underlay.data.curate.classifier import train as train_classifier
 from underlay.data.curate.decide import decide
+from underlay.data.curate.harm import fingerprint as fingerprint_words
+from underlay.data.curate.privacy import Pseudonyms, read_key
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
@@ -35,8 +38,19 @@ def _gather(job: Job) -> None:
 
 def _tag(job: Job) -> None:
     corpus = Corpus(job.folder("corpus"))
-    attributes = tag(corpus, job.settings, job.draft.folder, job.progress, job.engine)
+    folders = {name: str(job.folder(f"classifiers.{name}")) for name in job.settings.classifiers}
+    settings = job.settings.model_copy(update={"classifiers": folders})
+    attributes = tag(corpus, settings, job.draft.folder, job.progress, job.engine)
     job.draft.metrics |= {"documents": len(corpus), "attributes": attributes.names}
+
+
+def _classifier(job: Job) -> None:
+    # The documents of a corpus are in the order of their hashes.
+    sides = (islice(Corpus(job.folder(role)), job.settings.examples) for role in ("like", "unlike"))
+    like, unlike = ([document.text for document in side] for side in sides)
+    classifier, measured = train_classifier(like, unlike, job.settings)
+    classifier.save(job.draft.folder)
+    job.draft.metrics |= measured
 
 
 def _curate(job: Job) -> None:
@@ -167,6 +181,16 @@ def _tokenizer_of(library: Library, dataset: Artifact) -> Tokenizer:
     return Tokenizer.load(library.ancestor(dataset, "tokenizer").folder)
 
 
+def _word_lists(settings: Config) -> dict[str, str]:
+    assert isinstance(settings, stages.TagStage)
+    return {"harm_words_sha256": fingerprint_words(settings.harm.words)} if settings.harm.words else {}
+
+
+def _which_key(settings: Config) -> dict[str, str]:
+    assert isinstance(settings, stages.CurateStage)
+    return {"key_fingerprint": Pseudonyms(read_key(settings.key)).fingerprint} if settings.key else {}
+
+
 def _fingerprint(settings: Config) -> dict[str, str]:
     assert isinstance(settings, stages.GatherStage)
     return {"source_sha256": fingerprint(settings)}
@@ -174,8 +198,9 @@ def _fingerprint(settings: Config) -> dict[str, str]:
 
 VERBS: Mapping[str, Verb] = {
     "gather": Verb("corpus", {}, _gather, outside=_fingerprint),
-    "tag": Verb("attributes", {"corpus": "corpus"}, _tag),
-    "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate),
+    "classifier": Verb("classifier", {"like": "corpus", "unlike": "corpus"}, _classifier),
+    "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_word_lists),
+    "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),

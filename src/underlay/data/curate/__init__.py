@@ -5,9 +5,20 @@ whoever asks why a document went finds the figures still there.
 """
 
 from underlay.data.curate.attributes import Attributes
+from underlay.data.curate.classifier import Classifier, ClassifierConfig
 from underlay.data.curate.curate import curate, funnel
 from underlay.data.curate.decide import CurateConfig
 from underlay.data.curate.tag import tag
 from underlay.data.curate.taggers import MinHashConfig, TagConfig
 
-__all__ = ["Attributes", "CurateConfig", "MinHashConfig", "TagConfig", "curate", "funnel", "tag"]
+__all__ = [
+    "Attributes",
+    "Classifier",
+    "ClassifierConfig",
+    "CurateConfig",
+    "MinHashConfig",
+    "TagConfig",
+    "curate",
+    "funnel",
+    "tag",
+]

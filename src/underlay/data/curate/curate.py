@@ -11,11 +11,12 @@ import pyarrow as pa
 from underlay.data.corpus import Corpus, Entry, Unit, documents_in
 from underlay.data.curate.attributes import Attributes
 from underlay.data.curate.decide import EXCLUDED, NEAR, SAME, STAYS, CurateConfig, Verdicts, decide
-from underlay.data.curate.redact import Span, mask
+from underlay.data.curate.privacy import Pseudonyms, Span, Substitute, change, placeholder, read_key
 from underlay.data.curate.rules import Columns, Rule
 from underlay.data.curate.texts import Texts
 from underlay.data.document import Document
 from underlay.data.writer import CorpusWriter, duplicate, excluded
+from underlay.errors import UserError
 from underlay.progress import Progress, silent
 
 Known = tuple[str, Document]
@@ -36,6 +37,7 @@ def curate(
     verdicts: where they were decided already; out: ids of documents that must not come back, in whatever form.
     Raises UserError as `decide` does, and where no document is left.
     """
+    substitute = _substitute(attributes, config)
     verdicts = verdicts or decide(corpus, attributes, config, out)
     sources = _sources(corpus, np.unique(verdicts.kept[np.isin(verdicts.codes, (SAME, NEAR))]).tolist())
     total, done, kept = len(corpus), 0, 0
@@ -49,7 +51,7 @@ def curate(
                 other = sources.get(int(verdicts.kept[done + row]), ("", ""))
                 writer.note(_dropped(documents[row], int(codes[row]), other, verdicts.rules, figures, row))
             staying = np.flatnonzero(codes == STAYS).tolist()
-            for note, document in _changed([documents[row] for row in staying], staying, attributes, config, unit):
+            for note, document in _changed([documents[row] for row in staying], staying, attributes, substitute, unit):
                 if note:
                     writer.note(note)
                 if document:
@@ -58,6 +60,15 @@ def curate(
             kept += len(staying)
             progress(done, total, kept=f"{kept:,}")
     return Corpus(folder)
+
+
+def _substitute(attributes: Attributes, config: CurateConfig) -> Substitute | None:
+    """What is put in the place of private data; None: nothing is."""
+    if config.redact == "pseudonym":
+        if "privacy.spans" not in attributes.names:
+            raise UserError("redact: the attributes hold none of privacy; add it to the taggers")
+        return Pseudonyms(read_key(config.key or ""))
+    return placeholder if config.redact == "mask" and "privacy.spans" in attributes.names else None
 
 
 def _sources(corpus: Corpus, rows: list[int]) -> Mapping[int, tuple[str, str]]:
@@ -80,16 +91,16 @@ def _dropped(
 
 
 def _changed(
-    documents: list[Known], rows: list[int], attributes: Attributes, config: CurateConfig, unit: Unit
+    documents: list[Known], rows: list[int], attributes: Attributes, substitute: Substitute | None, unit: Unit
 ) -> Iterator[tuple[Entry | None, Document | None]]:
     """Documents that stay as they stay, with what was changed in them."""
     texts = [document.text for _, document in documents]
     notes: list[list[tuple[str, str, str]]] = [[] for _ in documents]
-    if config.redact and "privacy.spans" in attributes.names:
+    if substitute:
         spans = attributes.table(unit, ["privacy.spans"]).column(0)
         for number, row in enumerate(rows):
             if found := spans[row].as_py():
-                texts[number], kinds = mask(texts[number], [Span(**span) for span in found])
+                texts[number], kinds = change(texts[number], [Span(**span) for span in found], substitute)
                 detail = ", ".join(f"{kind} x{count}" for kind, count in sorted(kinds.items()))
                 notes[number].append(("redact", "private-data", detail))
     if attributes.config.clean_lines:

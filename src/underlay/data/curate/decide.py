@@ -6,10 +6,11 @@ All of it is a query over attributes, so a threshold can be moved, or asked abou
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from underlay.config import Config
 from underlay.data.corpus import Corpus, Unit
@@ -36,8 +37,18 @@ class CurateConfig(Config):
     """Keep one of several documents with nearly the same text; needs the tagger `minhash`."""
     better: str = "text.characters"
     """Which of nearly equal documents stays: the one of which this attribute is largest."""
-    redact: bool = True
-    """Mask what the tagger `privacy` has found: addresses, keys, other secrets."""
+    redact: Literal["mask", "pseudonym", "drop"] | None = "mask"
+    """What becomes of that which the tagger `privacy` has found: `mask` puts its kind in its place (`<EMAIL>`),
+    `pseudonym` something of the same shape that the same value always gets, `drop` drops the document, null leaves
+    it."""
+    key: str | None = None
+    """Where the secret key for pseudonyms is: `env:NAME` for an environment variable, or a file. It is not stored."""
+
+    @model_validator(mode="after")
+    def _keyed(self) -> Self:
+        if (self.redact == "pseudonym") != (self.key is not None):
+            raise ValueError("redact: pseudonym needs key (env:NAME or a file), and nothing else does")
+        return self
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ def decide(
     """
     attributes.belong_to(corpus)
     rules = rules_of(config.presets, config.rules)
+    if config.redact == "drop":
+        rules.append(Rule.parse("private-data", "privacy.found == 0"))
     for rule in rules:
         rule.check(attributes.figures)
     codes = np.concatenate([first_broken(rules, attributes, unit) for unit in corpus.units()])

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
@@ -50,15 +51,16 @@ class Local:
                 yield waiting.popleft().result()
 
 
-_ready: list[Callable[[Unit], Any]] = []
+_setup: list[Setup[Any]] = []
+"""Of a process that works for `Local`."""
 
 
 def _begin(setup: Setup[Any]) -> None:
-    _ready[:] = [setup()]
+    _setup[:] = [cache(setup)]  # called with the first stretch: what goes wrong in it is then told
 
 
 def _work(unit: Unit) -> Any:
-    return _ready[0](unit)
+    return _setup[0]()(unit)
 
 
 class Ray:
@@ -85,7 +87,8 @@ class Ray:
         context.enable_progress_bars = False
         items = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
         processes = max(1, min(len(units), int(ray.cluster_resources().get("CPU", 1)) - 1))
-        results = items.map(_Remote, fn_constructor_args=(setup,), concurrency=processes)
+        worker: Any = _Remote  # Ray takes a class, and calls what it makes
+        results = items.map(worker, fn_constructor_args=(setup,), concurrency=processes)
         for row in results.iter_rows():
             yield row["result"]
 

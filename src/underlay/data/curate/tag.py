@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from underlay.data.corpus import Corpus, Unit
 from underlay.data.curate.attributes import ATTRIBUTES, TAGS, Attributes
+from underlay.data.curate.classifier import Classifier
 from underlay.data.curate.engine import Engine, Local
 from underlay.data.curate.taggers import TAGGERS, TagConfig, Tagger, TaggerName
 from underlay.data.curate.texts import Texts
@@ -43,7 +44,9 @@ def tag(
         progress(done, total, read=f"{size / 1e6:.1f} MB")
     if file:
         file.close()
-    said = config.model_dump(mode="json", include=set(TagConfig.model_fields))  # a stage of a recipe says more
+    # Of a classifier its content belongs to the result, not where it lies.
+    known = {name: Classifier.identity(Path(where)) for name, where in config.classifiers.items()}
+    said = config.model_dump(mode="json", include={*TagConfig.model_fields}) | {"classifiers": known}
     (folder / TAGS).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
     return Attributes(folder)
 
