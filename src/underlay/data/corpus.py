@@ -60,7 +60,7 @@ class Entry:
     bytes: int
     stage: str
     """What decided: `gather`, or the kind of rule of `curate`."""
-    decision: Literal["drop", "change"]
+    decision: Literal["drop", "change", "plant"]
     reason: str
     """A short name, the same for all alike, such as `too-short`."""
     detail: str

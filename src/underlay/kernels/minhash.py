@@ -21,6 +21,7 @@ from underlay.kernels.hashes import base_power, hash_gram, mix, roll
 
 _FNV, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _SPACE, _ZERO, _HALF = np.uint32(32), np.uint32(48), np.uint64(32)
+_NOTHING = np.uint32(0xFFFFFFFF)
 
 
 def functions(count: int, seed: int = 1) -> NDArray[np.uint32]:
@@ -62,7 +63,7 @@ def sign(hashes: Any, n: int, shingle: int, lanes: Any, rolled: Any, signature: 
 
     lanes: (2, count) uint32, from `functions`; rolled: room for n + 1 hashes. Of no words every value is the largest.
     """
-    signature[:] = np.uint32(0xFFFFFFFF)
+    signature[:] = _NOTHING
     if not n:
         return
     width = min(n, shingle)
@@ -76,7 +77,10 @@ def sign(hashes: Any, n: int, shingle: int, lanes: Any, rolled: Any, signature: 
 
 
 def bands(signatures: NDArray[np.uint32], rows: int) -> NDArray[np.uint64]:
-    """A number for each band of `rows` values: (n, count) uint32 -> (n, count // rows) uint64."""
+    """A number for each band of `rows` values: (n, count) uint32 -> (n, count // rows) uint64.
+
+    Of texts without a word all numbers are 0: they have nothing to be alike in.
+    """
     n, count = signatures.shape
     found = np.empty((n, count // rows), dtype=np.uint64)
     _bands(np.ascontiguousarray(signatures), rows, found)
@@ -86,6 +90,9 @@ def bands(signatures: NDArray[np.uint32], rows: int) -> NDArray[np.uint64]:
 @numba.njit(cache=True, nogil=True)
 def _bands(signatures: Any, rows: int, found: Any) -> None:
     for i in range(found.shape[0]):
+        if signatures[i].min() == _NOTHING:
+            found[i] = 0
+            continue
         for band in range(found.shape[1]):
             value = np.uint64(band)
             for k in range(rows):

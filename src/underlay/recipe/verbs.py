@@ -12,6 +12,7 @@ import torch
 from underlay.adapt import functions_in
 from underlay.config import Config
 from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
+from underlay.data.curate import canaries, contamination
 from underlay.data.curate.classifier import train as train_classifier
 from underlay.data.curate.decide import decide
 from underlay.data.curate.harm import fingerprint as fingerprint_words
@@ -38,6 +39,10 @@ def _gather(job: Job) -> None:
 
 def _tag(job: Job) -> None:
     corpus = Corpus(job.folder("corpus"))
+    if "contamination" in job.settings.taggers:
+        for name, items, short in contamination.Benchmarks.read(job.settings.contamination).counts():
+            left_out = f", {short:,} of them too short or too plain to be looked for" if short else ""
+            job.log(f"{name}: {items:,} items{left_out}")
     folders = {name: str(job.folder(f"classifiers.{name}")) for name in job.settings.classifiers}
     settings = job.settings.model_copy(update={"classifiers": folders})
     attributes = tag(corpus, settings, job.draft.folder, job.progress, job.engine)
@@ -60,6 +65,9 @@ def _curate(job: Job) -> None:
     corpus = curate(raw, attributes, job.settings, job.draft.folder, job.progress, verdicts, excluded)
     _describe_corpus(corpus, job.draft)
     job.draft.metrics["dropped"] = {reason: n for decision, reason, n, _ in corpus.tally() if decision == "drop"}
+    if job.settings.canaries:
+        planted = canaries.read(corpus.folder)
+        job.draft.metrics["canaries"] = {"different": len(planted), "documents": sum(one["copies"] for one in planted)}
     make_card(job, raw, attributes, verdicts, corpus)
 
 
@@ -181,11 +189,6 @@ def _tokenizer_of(library: Library, dataset: Artifact) -> Tokenizer:
     return Tokenizer.load(library.ancestor(dataset, "tokenizer").folder)
 
 
-def _word_lists(settings: Config) -> dict[str, str]:
-    assert isinstance(settings, stages.TagStage)
-    return {"harm_words_sha256": fingerprint_words(settings.harm.words)} if settings.harm.words else {}
-
-
 def _which_key(settings: Config) -> dict[str, str]:
     assert isinstance(settings, stages.CurateStage)
     return {"key_fingerprint": Pseudonyms(read_key(settings.key)).fingerprint} if settings.key else {}
@@ -196,10 +199,19 @@ def _fingerprint(settings: Config) -> dict[str, str]:
     return {"source_sha256": fingerprint(settings)}
 
 
+def _read_beside(settings: Config) -> dict[str, str]:
+    """The word lists and benchmarks that texts are compared with."""
+    assert isinstance(settings, stages.TagStage)
+    found = {"harm_words_sha256": fingerprint_words(settings.harm.words)} if settings.harm.words else {}
+    if "contamination" in settings.taggers:
+        found["benchmarks_sha256"] = contamination.fingerprint(settings.contamination)
+    return found
+
+
 VERBS: Mapping[str, Verb] = {
     "gather": Verb("corpus", {}, _gather, outside=_fingerprint),
     "classifier": Verb("classifier", {"like": "corpus", "unlike": "corpus"}, _classifier),
-    "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_word_lists),
+    "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_read_beside),
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from underlay.data.corpus import Corpus, Entry, Unit, documents_in
 from underlay.data.curate.attributes import Attributes
+from underlay.data.curate.canaries import planted
 from underlay.data.curate.decide import EXCLUDED, NEAR, SAME, STAYS, CurateConfig, Verdicts, decide
 from underlay.data.curate.privacy import Pseudonyms, Span, Substitute, change, placeholder, read_key
 from underlay.data.curate.rules import Columns, Rule
+from underlay.data.curate.substrings import Copies, cut, find
 from underlay.data.curate.texts import Texts
 from underlay.data.document import Document
 from underlay.data.writer import CorpusWriter, duplicate, excluded
@@ -21,6 +23,8 @@ from underlay.progress import Progress, silent
 
 Known = tuple[str, Document]
 """A document and its id."""
+Note = tuple[str, str, str]
+"""What was changed in a text: stage, reason and detail of the ledger's entry."""
 
 
 def curate(
@@ -39,6 +43,7 @@ def curate(
     """
     substitute = _substitute(attributes, config)
     verdicts = verdicts or decide(corpus, attributes, config, out)
+    copies = _copies(corpus, attributes, config, substitute, verdicts)
     sources = _sources(corpus, np.unique(verdicts.kept[np.isin(verdicts.codes, (SAME, NEAR))]).tolist())
     total, done, kept = len(corpus), 0, 0
     with CorpusWriter(folder, distinct=config.deduplicate, excluded=out) as writer:
@@ -51,7 +56,9 @@ def curate(
                 other = sources.get(int(verdicts.kept[done + row]), ("", ""))
                 writer.note(_dropped(documents[row], int(codes[row]), other, verdicts.rules, figures, row))
             staying = np.flatnonzero(codes == STAYS).tolist()
-            for note, document in _changed([documents[row] for row in staying], staying, attributes, substitute, unit):
+            passages = [copies.of(kept + number) if copies else [] for number in range(len(staying))]
+            known = [documents[row] for row in staying]
+            for note, document in _changed(known, staying, attributes, config, substitute, unit, passages):
                 if note:
                     writer.note(note)
                 if document:
@@ -59,6 +66,10 @@ def curate(
             done += unit.documents
             kept += len(staying)
             progress(done, total, kept=f"{kept:,}")
+        if config.canaries and kept:  # planted alone they would hide that nothing is left
+            for document in planted(config.canaries, folder):
+                writer.add(document)
+                writer.note(_entry((document.id, document), "canaries", "plant", "canary", "planted on purpose"))
     return Corpus(folder)
 
 
@@ -69,6 +80,25 @@ def _substitute(attributes: Attributes, config: CurateConfig) -> Substitute | No
             raise UserError("redact: the attributes hold none of privacy; add it to the taggers")
         return Pseudonyms(read_key(config.key or ""))
     return placeholder if config.redact == "mask" and "privacy.spans" in attributes.names else None
+
+
+def _copies(
+    corpus: Corpus, attributes: Attributes, config: CurateConfig, substitute: Substitute | None, verdicts: Verdicts
+) -> Copies | None:
+    """Passages to cut out of the documents that stay, as these are once everything else was changed in them."""
+    if config.substrings is None:
+        return None
+    units = corpus.units()
+    edges = np.cumsum([0, *(unit.documents for unit in units)])
+    first = dict(zip(units, edges.tolist(), strict=False))
+
+    def texts(unit: Unit) -> Texts:
+        rows = np.flatnonzero(verdicts.codes[first[unit] : first[unit] + unit.documents] == STAYS)
+        column = corpus.table(unit, ["text"]).column(0).take(pa.array(rows))
+        edited, _ = _edited(column.to_pylist(), rows.tolist(), attributes, substitute, unit)
+        return Texts(pa.array(edited, pa.large_string()))
+
+    return find(units, texts, config.substrings.min_tokens)
 
 
 def _sources(corpus: Corpus, rows: list[int]) -> Mapping[int, tuple[str, str]]:
@@ -91,11 +121,39 @@ def _dropped(
 
 
 def _changed(
-    documents: list[Known], rows: list[int], attributes: Attributes, substitute: Substitute | None, unit: Unit
+    documents: list[Known],
+    rows: list[int],
+    attributes: Attributes,
+    config: CurateConfig,
+    substitute: Substitute | None,
+    unit: Unit,
+    copies: list[list[tuple[int, int]]],
 ) -> Iterator[tuple[Entry | None, Document | None]]:
     """Documents that stay as they stay, with what was changed in them."""
-    texts = [document.text for _, document in documents]
-    notes: list[list[tuple[str, str, str]]] = [[] for _ in documents]
+    before = [document.text for _, document in documents]
+    texts, notes = _edited(before, rows, attributes, substitute, unit)
+    for known, text, said, passages in zip(documents, texts, notes, copies, strict=True):
+        left = cut(text, passages)
+        shorter = f"{len(text) - len(left):,} of {len(text):,} characters stand further to the front"
+        if passages:
+            said.append(("deduplicate", "copied-text", shorter))
+        changed = replace(known[1], text=left)
+        if not left.strip() and not passages:
+            yield _entry(known, "rules", "drop", "nothing-left", "every line was cut"), None
+        elif passages and config.substrings and len(left.strip()) < max(1, config.substrings.min_left):
+            yield _entry(known, "deduplicate", "drop", "copied-text", shorter), None
+        else:
+            for stage, reason, detail in said:
+                yield _entry(known, stage, "change", reason, detail, changed.id), None
+            yield None, changed
+
+
+def _edited(
+    texts: list[str], rows: list[int], attributes: Attributes, substitute: Substitute | None, unit: Unit
+) -> tuple[list[str], list[list[Note]]]:
+    """The texts in some rows of a stretch, masked and cleaned, and of each what was changed in it."""
+    texts = [*texts]
+    notes: list[list[Note]] = [[] for _ in texts]
     if substitute:
         spans = attributes.table(unit, ["privacy.spans"]).column(0)
         for number, row in enumerate(rows):
@@ -109,18 +167,11 @@ def _changed(
                 lines = texts[number].count("\n") - text.count("\n")
                 notes[number].append(("rules", "lines-cut", f"{lines} lines"))
                 texts[number] = text
-    for known, text, said in zip(documents, texts, notes, strict=True):
-        changed = replace(known[1], text=text)
-        for stage, reason, detail in said:
-            yield _entry(known, stage, "change", reason, detail, changed.id), None
-        if text.strip():
-            yield None, changed
-        else:
-            yield _entry(known, "rules", "drop", "nothing-left", "every line was cut"), None
+    return texts, notes
 
 
 def _entry(
-    known: Known, stage: str, decision: Literal["drop", "change"], reason: str, detail: str, other: str = ""
+    known: Known, stage: str, decision: Literal["drop", "change", "plant"], reason: str, detail: str, other: str = ""
 ) -> Entry:
     id_, document = known
     size = len(document.text.encode())
@@ -130,13 +181,20 @@ def _entry(
 
 
 def funnel(raw: Corpus, curated: Corpus) -> list[tuple[str, int, int]]:
-    """What became of the documents, as rows (name, documents, bytes): gathered, each drop reason, kept."""
+    """What became of the documents, as rows (name, documents, bytes): gathered, each drop reason, kept.
+
+    What was planted is not among those that were found; it is a row of its own before the last.
+    """
     drops: dict[str, tuple[int, int]] = {}
+    planted = [(count, size) for decision, _, count, size in curated.tally() if decision == "plant"]
     for decision, reason, count, size in [*raw.tally(), *curated.tally()]:
         if decision == "drop":
             before = drops.get(reason, (0, 0))
             drops[reason] = (before[0] + count, before[1] + size)
     kept = (len(curated), sum(int(curated.sizes(unit).sum()) for unit in curated.units()))
-    found = tuple(kept[side] + sum(drop[side] for drop in drops.values()) for side in (0, 1))
+    found = tuple(
+        kept[side] + sum(drop[side] for drop in drops.values()) - sum(own[side] for own in planted) for side in (0, 1)
+    )
     ordered = sorted(drops.items(), key=lambda one: -one[1][0])
-    return [("found", found[0], found[1]), *((reason, *drop) for reason, drop in ordered), ("kept", *kept)]
+    rows = [*ordered, *(("planted", own) for own in planted)]
+    return [("found", found[0], found[1]), *((name, *row) for name, row in rows), ("kept", *kept)]

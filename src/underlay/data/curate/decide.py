@@ -15,9 +15,11 @@ from pydantic import Field, model_validator
 from underlay.config import Config
 from underlay.data.corpus import Corpus, Unit
 from underlay.data.curate.attributes import Attributes
+from underlay.data.curate.canaries import CanaryConfig
 from underlay.data.curate.duplicates import band_names, nearly_same, same_text
 from underlay.data.curate.presets import Preset, rules_of
 from underlay.data.curate.rules import Rule
+from underlay.data.curate.substrings import SubstringsConfig
 from underlay.errors import UserError
 
 STAYS, SAME, NEAR, EXCLUDED = -1, -2, -3, -4
@@ -27,7 +29,8 @@ class CurateConfig(Config):
     """What is removed from a corpus, and what is changed in it."""
 
     presets: tuple[Preset, ...] = ("basic",)
-    """Rules that are known by name: `basic` for text of any kind, `gopher`, `c4`, `fineweb` for prose from the web."""
+    """Rules that are known by name: `basic` for text of any kind, `gopher`, `c4`, `fineweb` for prose from the web,
+    `decontaminated` without the questions of benchmarks."""
     rules: dict[str, str | None] = Field(default={})
     """Conditions to stay, each under the reason of those that do not meet it: `{few-words: "gopher.words >= 50"}`.
     One with the name of a preset's rule takes its place; null takes it away."""
@@ -43,6 +46,11 @@ class CurateConfig(Config):
     it."""
     key: str | None = None
     """Where the secret key for pseudonyms is: `env:NAME` for an environment variable, or a file. It is not stored."""
+    substrings: SubstringsConfig | None = None
+    """Passages that stand further to the front of the corpus too are cut out; `{min_tokens: 50}`. Null: none."""
+    canaries: CanaryConfig | None = None
+    """Random sequences that are planted, to measure later what a model has learned by heart; `{count: 30}`. Null:
+    none."""
 
     @model_validator(mode="after")
     def _keyed(self) -> Self:
@@ -84,7 +92,7 @@ def decide(
     codes[rows_of(corpus, excluded)] = EXCLUDED
     kept = np.arange(len(codes))
     if config.deduplicate:
-        first = same_text(corpus.column("id"))
+        first = same_text(corpus.column("id"), np.flatnonzero(codes == STAYS))
         again = (first != kept) & (codes == STAYS)
         codes[again] = SAME
         kept[again] = first[again]
@@ -93,7 +101,10 @@ def decide(
             raise UserError("near_duplicates: the attributes hold none of minhash; add it to the taggers")
         if config.better not in attributes.figures:
             raise UserError(f"better: there is no attribute {config.better!r}")
-        best = nearly_same(attributes, np.flatnonzero(codes == STAYS), attributes.column(config.better))
+        worth = attributes.column(config.better)
+        if worth.dtype.kind not in "biuf":
+            raise UserError(f"better: {config.better} is no number, so none is largest")
+        best = nearly_same(attributes, np.flatnonzero(codes == STAYS), worth)
         again = (best != kept) & (codes == STAYS)
         codes[again] = NEAR
         kept[again] = best[again]

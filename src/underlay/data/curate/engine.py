@@ -86,7 +86,8 @@ class Ray:
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         items = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
-        processes = max(1, min(len(units), int(ray.cluster_resources().get("CPU", 1)) - 1))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        processes = max(1, min(len(units), int(resources.get("CPU", 1)) - 1))
         worker: Any = _Remote  # Ray takes a class, and calls what it makes
         results = items.map(worker, fn_constructor_args=(setup,), concurrency=processes)
         for row in results.iter_rows():

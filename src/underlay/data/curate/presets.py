@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from underlay.data.curate.rules import Rule
 from underlay.errors import UserError
 
-Preset = Literal["basic", "gopher", "c4", "fineweb"]
+Preset = Literal["basic", "gopher", "c4", "fineweb", "decontaminated"]
 
 _BASIC = {
     "too-short": "text.characters >= 100",
@@ -47,7 +47,14 @@ _FINEWEB = {
     "lines-again": "fineweb.copied_lines <= 0.01",
     "list-like": "fineweb.breaks <= 0.3",
 }
-PRESETS: Mapping[Preset, Mapping[str, str]] = {"basic": _BASIC, "gopher": _GOPHER, "c4": _C4, "fineweb": _FINEWEB}
+_DECONTAMINATED = {"test-questions": "contamination.share < 0.5"}
+PRESETS: Mapping[Preset, Mapping[str, str]] = {
+    "basic": _BASIC,
+    "gopher": _GOPHER,
+    "c4": _C4,
+    "fineweb": _FINEWEB,
+    "decontaminated": _DECONTAMINATED,
+}
 assert set(PRESETS) == set(get_args(Preset))
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from underlay.config import Config
 from underlay.data.curate.classifier import Classifier
+from underlay.data.curate.contamination import Contamination, ContaminationConfig
 from underlay.data.curate.harm import HarmConfig, WordLists
 from underlay.data.curate.language import Languages
 from underlay.data.curate.privacy import Finder, PrivacyConfig
@@ -25,7 +26,9 @@ from underlay.kernels.gopher import GOPHER
 from underlay.kernels.lines import C4, FINEWEB, TEXT
 from underlay.kernels.minhash import bands, functions
 
-TaggerName = Literal["text", "gopher", "c4", "fineweb", "minhash", "privacy", "terms", "language", "harm", "classifier"]
+TaggerName = Literal[
+    "text", "gopher", "c4", "fineweb", "minhash", "privacy", "terms", "language", "harm", "classifier", "contamination"
+]
 ClassifierName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,49}$")]
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 """Stretches of a text in code points, and what stands there."""
@@ -48,12 +51,15 @@ class TagConfig(Config):
     taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy", "terms"), min_length=1)
     """`text` (size, lines, letters), `gopher`, `c4` and `fineweb` (what those corpora's filters measure), `minhash`
     (for near-duplicates), `privacy` (addresses, numbers, secrets), `terms` (English words for women, men, regions),
-    `language`, `harm` (words of your lists), `classifier` (scores of classifiers that you have trained)."""
+    `language`, `harm` (words of your lists), `classifier` (scores of classifiers that you have trained),
+    `contamination` (what stands in benchmarks)."""
     clean_lines: bool = False
     """Whether `fineweb` and `minhash` look at the lines that C4's rules keep instead of at all, as FineWeb's do. For
     web pages."""
     minhash: MinHashConfig = MinHashConfig()
     """How near-duplicates are found."""
+    contamination: ContaminationConfig = ContaminationConfig()
+    """Which benchmarks documents are compared with."""
     privacy: PrivacyConfig = PrivacyConfig()
     """What the tagger `privacy` looks for."""
     harm: HarmConfig = HarmConfig()
@@ -193,5 +199,6 @@ TAGGERS: Mapping[TaggerName, Callable[[TagConfig], Tagger]] = {
     "language": lambda _: _Language(),
     "harm": _Harm,
     "classifier": lambda config: _Classifier(config.classifiers),
+    "contamination": lambda config: Contamination(config.contamination),
 }
 assert set(TAGGERS) == set(get_args(TaggerName))
