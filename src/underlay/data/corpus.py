@@ -1,15 +1,19 @@
 """A corpus on disk: Parquet shards of documents ordered by id, and the ledger of what was done to which and why."""
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from underlay.data.document import Document
+from underlay.data.document import ID_DIGITS, Document
 from underlay.errors import UserError
 
 DOCUMENTS, LEDGER = "documents", "ledger.parquet"
@@ -117,6 +121,38 @@ class Corpus:
             DOCUMENT_SCHEMA.field(name).type,
         )
 
+    def places(self, ids: Collection[str]) -> Iterator[tuple[str, Unit, int]]:
+        """Where documents stand that are asked for by their ids or the first digits of them: id, stretch, row in it.
+
+        Of all stretches only those are looked at whose ids may be among them.
+        """
+        whole = sorted({id_ for id_ in ids if len(id_) >= ID_DIGITS})
+        begun = tuple({id_ for id_ in ids if len(id_) < ID_DIGITS})
+        for unit in self.units():
+            first, last = self._range(unit)
+            near = set(whole[bisect_left(whole, first) : bisect_right(whole, last)])
+            if near or any(first[: len(one)] <= one <= last[: len(one)] for one in begun):
+                for row, id_ in enumerate(self.table(unit, ["id"]).column(0).to_pylist()):
+                    if id_ in near or id_.startswith(begun):
+                        yield id_, unit, row
+
+    def _range(self, unit: Unit) -> tuple[str, str]:
+        """The first and the last id of a stretch."""
+        known = self._files[unit.shard].metadata.row_group(unit.group).column(0).statistics
+        if known is not None and known.has_min_max:
+            return known.min, known.max
+        ids = self.table(unit, ["id"]).column(0)
+        return ids[0].as_py(), ids[len(ids) - 1].as_py()
+
+    def document(self, unit: Unit, row: int) -> Document:
+        """One document of a stretch."""
+        return next(documents_in(self.table(unit).slice(row, 1)))
+
+    def sizes(self, unit: Unit) -> NDArray[np.int64]:
+        """Bytes of each text of a stretch in UTF-8, (documents,) int64."""
+        text = self.table(unit, ["text"]).column(0)
+        return np.asarray(pc.binary_length(text).to_numpy(), dtype=np.int64)
+
     def ledger(self) -> list[Entry]:
         """Every decision, in the order they were taken."""
         return list(self.entries())
@@ -125,6 +161,18 @@ class Corpus:
         """The ledger, entry by entry."""
         for rows in pq.ParquetFile(self.folder / LEDGER).iter_batches(batch_size=4096):
             for row in rows.to_pylist():
+                yield Entry(**row)
+
+    def entries_about(self, ids: Collection[str]) -> Iterator[Entry]:
+        """The entries that are about documents, or name them, by their ids or the first digits of them."""
+        whole = pa.array(sorted({id_ for id_ in ids if len(id_) >= ID_DIGITS}), pa.string())
+        begun = sorted({id_ for id_ in ids if len(id_) < ID_DIGITS})
+        for rows in pq.ParquetFile(self.folder / LEDGER).iter_batches(batch_size=1 << 16):
+            about = pc.or_(pc.is_in(rows.column("id"), whole), pc.is_in(rows.column("other"), whole))
+            for one in begun:
+                for name in ("id", "other"):
+                    about = pc.or_(about, pc.starts_with(rows.column(name), one))
+            for row in rows.filter(about).to_pylist():
                 yield Entry(**row)
 
     def tally(self) -> list[tuple[str, str, int, int]]:

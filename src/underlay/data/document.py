@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 NO_LICENCE = "NOASSERTION"
 """SPDX's word for a licence that nobody stated."""
+ID_DIGITS = 32
+"""Length of a document's id, in hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +37,4 @@ class Document:
         content = self.text.encode()
         if self.media:
             content += b"\0" + self.media.partition(":")[0].encode()
-        return hashlib.sha256(content).hexdigest()[:32]
+        return hashlib.sha256(content).hexdigest()[:ID_DIGITS]

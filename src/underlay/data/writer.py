@@ -6,7 +6,7 @@ depend on the order in which documents came, nor on how many processes they came
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,15 +30,22 @@ Row = tuple[str, Document]
 class CorpusWriter:
     """Takes documents and decisions; whole once it is closed."""
 
-    def __init__(self, folder: Path, distinct: bool = False, collected_bytes: int = _COLLECTED_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        distinct: bool = False,
+        collected_bytes: int = _COLLECTED_BYTES,
+        excluded: Collection[str] = frozenset(),
+    ) -> None:
         """Write into `folder`, which must be empty or not exist.
 
         With `distinct`, of documents with the same id only the one whose source sorts first is written; the ledger
-        names it beside each other one. Up to `collected_bytes` of text are kept in memory.
+        names it beside each other one. Up to `collected_bytes` of text are kept in memory. Documents with an `excluded`
+        id are left out, and the ledger says so.
         """
         (folder / DOCUMENTS).mkdir(parents=True)
         self.folder, self.documents = folder, 0
-        self._distinct, self._limit = distinct, collected_bytes
+        self._distinct, self._limit, self._excluded = distinct, collected_bytes, excluded
         self._rows: list[Row] = []
         self._size = 0
         self._parts = folder / ".parts"
@@ -58,7 +65,11 @@ class CorpusWriter:
 
     def add(self, document: Document) -> None:
         """Take a document."""
-        self._rows.append((document.id, document))
+        id_ = document.id
+        if id_ in self._excluded:
+            self.note(excluded(document, id_))
+            return
+        self._rows.append((id_, document))
         self._size += len(document.text) + _OVERHEAD
         if self._size > self._limit:
             self._spill()
@@ -130,9 +141,11 @@ class CorpusWriter:
         self._entries = []
 
 
-def write_corpus(folder: Path, documents: Iterable[Document], ledger: Iterable[Entry] = ()) -> Corpus:
-    """Write documents and ledger into `folder`. Raises UserError where there is no document."""
-    with CorpusWriter(folder) as writer:
+def write_corpus(
+    folder: Path, documents: Iterable[Document], ledger: Iterable[Entry] = (), excluded: Collection[str] = frozenset()
+) -> Corpus:
+    """Write documents and ledger into `folder`, but for `excluded` ids. Raises UserError where there is no document."""
+    with CorpusWriter(folder, excluded=excluded) as writer:
         for entry in ledger:
             writer.note(entry)
         for document in documents:
@@ -155,6 +168,13 @@ def duplicate(document: Document, id_: str, kept: str) -> Entry:
         document.offset,
         id_,
     )
+
+
+def excluded(document: Document, id_: str) -> Entry:
+    """The decision to leave a document out because its library was told to."""
+    size = len(document.text.encode())
+    why = "on the library's list of exclusions"
+    return Entry(id_, document.source, document.first_line, size, "exclude", "drop", "excluded", why, document.offset)
 
 
 class _Shards:

@@ -8,7 +8,8 @@ from underlay.data.curate.engine import Engine
 from underlay.data.mixture import check_parts
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
-from underlay.recipe import extend
+from underlay.library.reference import one_of
+from underlay.recipe import excluding, extend
 from underlay.recipe.job import Job
 from underlay.recipe.recipe import Recipe
 from underlay.recipe.stages import AnyStage, GatherStage, PackStage, PretrainStage
@@ -64,7 +65,9 @@ def run_recipe(
         order = extend.asked_again(order, library)
         work = _work(order, settings, recipe.seed, library, listener, verb.work, world, engine)
         waiting = partial(listener.said, "another process is busy with this stage; waiting")
-        result = make(world, library, order, work, verb.trains, waiting)
+        excluding.refuse(settings.verb, inputs, library)
+        usable = excluding.usable(settings.verb, library)
+        result = make(world, library, order, work, verb.trains, waiting, usable)
         made[stage] = result.artifact
         listener.ended(result.artifact, result.reused)
         if stage == until:
@@ -103,7 +106,9 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
             if found is None:
                 library.find(name, kind)
             elif found != kind:
-                raise UserError(f"stage {stage}: its {role} is {name}, which makes a {found}; it needs a {kind}")
+                raise UserError(
+                    f"stage {stage}: its {role} is {name}, which makes {one_of(found)}; it needs {one_of(kind)}"
+                )
         installed(getattr(settings, "record", ()))
         packed = recipe.stages.get(settings.dataset) if isinstance(settings, PretrainStage) else None
         if isinstance(settings, PretrainStage) and isinstance(packed, PackStage) and settings.mixture:

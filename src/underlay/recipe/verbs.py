@@ -14,6 +14,7 @@ from underlay.config import Config
 from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
 from underlay.data.curate import canaries, contamination
 from underlay.data.curate.classifier import train as train_classifier
+from underlay.data.curate.decide import decide
 from underlay.data.curate.harm import fingerprint as fingerprint_words
 from underlay.data.curate.privacy import Pseudonyms, read_key
 from underlay.errors import UserError
@@ -23,6 +24,7 @@ from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
+from underlay.recipe.carding import make_card
 from underlay.recipe.job import Job, Verb
 from underlay.recipe.report import make_report
 from underlay.recipe.training import adapt, pretrain
@@ -31,7 +33,8 @@ from underlay.trace.index import build
 
 
 def _gather(job: Job) -> None:
-    corpus = gather(job.settings, job.draft.folder, job.progress, job.draft.scratch)
+    excluded = job.library.excluded()
+    corpus = gather(job.settings, job.draft.folder, job.progress, job.draft.scratch, excluded=excluded)
     _describe_corpus(corpus, job.draft)
 
 
@@ -57,19 +60,24 @@ def _classifier(job: Job) -> None:
 
 
 def _curate(job: Job) -> None:
-    attributes = Attributes(job.folder("attributes"))
-    corpus = curate(Corpus(job.folder("corpus")), attributes, job.settings, job.draft.folder, job.progress)
+    raw, attributes = Corpus(job.folder("corpus")), Attributes(job.folder("attributes"))
+    excluded = job.library.excluded()
+    verdicts = decide(raw, attributes, job.settings, excluded)
+    corpus = curate(raw, attributes, job.settings, job.draft.folder, job.progress, verdicts, excluded)
     _describe_corpus(corpus, job.draft)
     job.draft.metrics["dropped"] = {reason: n for decision, reason, n, _ in corpus.tally() if decision == "drop"}
     if job.settings.canaries:
         planted = canaries.read(corpus.folder)
         job.draft.metrics["canaries"] = {"different": len(planted), "documents": sum(one["copies"] for one in planted)}
+    make_card(job, raw, attributes, verdicts, corpus)
 
 
 def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
     licences: Counter[str] = Counter()
-    for document in corpus:
-        licences[document.licence] += len(document.text.encode())
+    for unit in corpus.units():
+        stated = corpus.table(unit, ["licence"]).column(0).to_pylist()
+        for licence, size in zip(stated, corpus.sizes(unit).tolist(), strict=True):
+            licences[licence] += size
     draft.licences = dict(licences)
     draft.metrics |= {"documents": len(corpus), "bytes": licences.total()}
 

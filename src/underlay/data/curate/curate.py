@@ -1,24 +1,23 @@
 """Curate: keep the documents that were decided to stay, mask private data in them, and write every decision down."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from underlay.data.corpus import Corpus, Entry, Unit, documents_in
 from underlay.data.curate.attributes import Attributes
 from underlay.data.curate.canaries import planted
-from underlay.data.curate.decide import NEAR, SAME, STAYS, CurateConfig, Verdicts, decide
+from underlay.data.curate.decide import EXCLUDED, NEAR, SAME, STAYS, CurateConfig, Verdicts, decide
 from underlay.data.curate.privacy import Pseudonyms, Span, Substitute, change, placeholder, read_key
 from underlay.data.curate.rules import Columns, Rule
 from underlay.data.curate.substrings import Copies, cut, find
 from underlay.data.curate.texts import Texts
 from underlay.data.document import Document
-from underlay.data.writer import CorpusWriter, duplicate
+from underlay.data.writer import CorpusWriter, duplicate, excluded
 from underlay.errors import UserError
 from underlay.progress import Progress, silent
 
@@ -29,18 +28,25 @@ Note = tuple[str, str, str]
 
 
 def curate(
-    corpus: Corpus, attributes: Attributes, config: CurateConfig, folder: Path, progress: Progress = silent
+    corpus: Corpus,
+    attributes: Attributes,
+    config: CurateConfig,
+    folder: Path,
+    progress: Progress = silent,
+    verdicts: Verdicts | None = None,
+    out: Collection[str] = frozenset(),
 ) -> Corpus:
     """Write the curated corpus, with its ledger, into `folder`.
 
+    verdicts: where they were decided already; out: ids of documents that must not come back, in whatever form.
     Raises UserError as `decide` does, and where no document is left.
     """
     substitute = _substitute(attributes, config)
-    verdicts = decide(corpus, attributes, config)
+    verdicts = verdicts or decide(corpus, attributes, config, out)
     copies = _copies(corpus, attributes, config, substitute, verdicts)
-    sources = _sources(corpus, np.unique(verdicts.kept[verdicts.codes < STAYS]).tolist())
+    sources = _sources(corpus, np.unique(verdicts.kept[np.isin(verdicts.codes, (SAME, NEAR))]).tolist())
     total, done, kept = len(corpus), 0, 0
-    with CorpusWriter(folder, distinct=config.deduplicate) as writer:
+    with CorpusWriter(folder, distinct=config.deduplicate, excluded=out) as writer:
         for unit in corpus.units():
             table = corpus.table(unit)
             documents = list(zip(table.column("id").to_pylist(), documents_in(table), strict=True))
@@ -105,6 +111,8 @@ def _dropped(
     known: Known, code: int, kept: tuple[str, str], rules: Sequence[Rule], figures: Columns, row: int
 ) -> Entry:
     id_, document = known
+    if code == EXCLUDED:
+        return excluded(document, id_)
     if code == SAME:
         return duplicate(document, id_, kept[1])
     if code == NEAR:
@@ -183,8 +191,7 @@ def funnel(raw: Corpus, curated: Corpus) -> list[tuple[str, int, int]]:
         if decision == "drop":
             before = drops.get(reason, (0, 0))
             drops[reason] = (before[0] + count, before[1] + size)
-    texts = (curated.table(unit, ["text"]).column("text") for unit in curated.units())
-    kept = (len(curated), sum(pc.sum(pc.binary_length(text)).as_py() for text in texts))
+    kept = (len(curated), sum(int(curated.sizes(unit).sum()) for unit in curated.units()))
     found = tuple(
         kept[side] + sum(drop[side] for drop in drops.values()) - sum(own[side] for own in planted) for side in (0, 1)
     )

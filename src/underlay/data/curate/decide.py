@@ -3,7 +3,9 @@
 All of it is a query over attributes, so a threshold can be moved, or asked about, without reading a text again.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, Self
 
 import numpy as np
@@ -20,7 +22,7 @@ from underlay.data.curate.rules import Rule
 from underlay.data.curate.substrings import SubstringsConfig
 from underlay.errors import UserError
 
-STAYS, SAME, NEAR = -1, -2, -3
+STAYS, SAME, NEAR, EXCLUDED = -1, -2, -3, -4
 
 
 class CurateConfig(Config):
@@ -73,8 +75,10 @@ class Verdicts:
         return sorted({name for rule in self.rules for name in rule.attributes})
 
 
-def decide(corpus: Corpus, attributes: Attributes, config: CurateConfig) -> Verdicts:
-    """Which documents stay, from their attributes alone.
+def decide(
+    corpus: Corpus, attributes: Attributes, config: CurateConfig, excluded: Collection[str] = frozenset()
+) -> Verdicts:
+    """Which documents stay, from their attributes alone; none with an `excluded` id.
 
     Raises UserError where a rule cannot be followed, or asks for what no tagger has found.
     """
@@ -85,6 +89,7 @@ def decide(corpus: Corpus, attributes: Attributes, config: CurateConfig) -> Verd
     for rule in rules:
         rule.check(attributes.figures)
     codes = np.concatenate([first_broken(rules, attributes, unit) for unit in corpus.units()])
+    codes[rows_of(corpus, excluded)] = EXCLUDED
     kept = np.arange(len(codes))
     if config.deduplicate:
         first = same_text(corpus.column("id"), np.flatnonzero(codes == STAYS))
@@ -106,6 +111,15 @@ def decide(corpus: Corpus, attributes: Attributes, config: CurateConfig) -> Verd
     return Verdicts(tuple(rules), codes, kept)
 
 
+def rows_of(corpus: Corpus, ids: Collection[str]) -> list[int]:
+    """The rows of a corpus, counted from its first, in which documents with these ids stand."""
+    if not ids:
+        return []
+    units = corpus.units()
+    starts = dict(zip(units, accumulate((unit.documents for unit in units), initial=0), strict=False))
+    return [starts[unit] + row for _, unit, row in corpus.places(ids)]
+
+
 def first_broken(rules: list[Rule], attributes: Attributes, unit: Unit) -> NDArray[np.int16]:
     """The number of the first rule that each document of a stretch does not meet; -1: it meets all."""
     names = sorted({name for rule in rules for name in rule.attributes})
@@ -115,3 +129,9 @@ def first_broken(rules: list[Rule], attributes: Attributes, unit: Unit) -> NDArr
         for number in range(len(rules) - 1, -1, -1):
             codes[~rules[number].met(columns)] = number
     return codes
+
+
+def reasons_of(verdicts: Verdicts) -> dict[int, str]:
+    """What the ledger calls each code."""
+    names = {number: rule.name for number, rule in enumerate(verdicts.rules)}
+    return {**names, SAME: "duplicate", NEAR: "near-duplicate", EXCLUDED: "excluded"}

@@ -19,6 +19,7 @@ from underlay.data.curate.contamination import Contamination, ContaminationConfi
 from underlay.data.curate.harm import HarmConfig, WordLists
 from underlay.data.curate.language import Languages
 from underlay.data.curate.privacy import Finder, PrivacyConfig
+from underlay.data.curate.terms import Terms
 from underlay.data.curate.texts import Texts
 from underlay.kernels.filters import Batch
 from underlay.kernels.gopher import GOPHER
@@ -26,7 +27,7 @@ from underlay.kernels.lines import C4, FINEWEB, TEXT
 from underlay.kernels.minhash import bands, functions
 
 TaggerName = Literal[
-    "text", "gopher", "c4", "fineweb", "minhash", "privacy", "language", "harm", "classifier", "contamination"
+    "text", "gopher", "c4", "fineweb", "minhash", "privacy", "terms", "language", "harm", "classifier", "contamination"
 ]
 ClassifierName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,49}$")]
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
@@ -47,10 +48,11 @@ class MinHashConfig(Config):
 class TagConfig(Config):
     """Which attributes of documents are found, and how."""
 
-    taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy"), min_length=1)
+    taggers: tuple[TaggerName, ...] = Field(default=("text", "gopher", "minhash", "privacy", "terms"), min_length=1)
     """`text` (size, lines, letters), `gopher`, `c4` and `fineweb` (what those corpora's filters measure), `minhash`
-    (for near-duplicates), `privacy` (addresses, numbers, secrets), `language`, `harm` (words of your lists),
-    `classifier` (scores of classifiers that you have trained), `contamination` (what stands in benchmarks)."""
+    (for near-duplicates), `privacy` (addresses, numbers, secrets), `terms` (English words for women, men, regions),
+    `language`, `harm` (words of your lists), `classifier` (scores of classifiers that you have trained),
+    `contamination` (what stands in benchmarks)."""
     clean_lines: bool = False
     """Whether `fineweb` and `minhash` look at the lines that C4's rules keep instead of at all, as FineWeb's do. For
     web pages."""
@@ -59,9 +61,9 @@ class TagConfig(Config):
     contamination: ContaminationConfig = ContaminationConfig()
     """Which benchmarks documents are compared with."""
     privacy: PrivacyConfig = PrivacyConfig()
-    """What counts as private."""
+    """What the tagger `privacy` looks for."""
     harm: HarmConfig = HarmConfig()
-    """What counts as harmful."""
+    """What the tagger `harm` looks for."""
     classifiers: dict[ClassifierName, str] = Field(default={})
     """Classifiers by names that you choose: `{toxicity: toxicity}` finds `classifier.toxicity`."""
 
@@ -193,6 +195,7 @@ TAGGERS: Mapping[TaggerName, Callable[[TagConfig], Tagger]] = {
     "fineweb": lambda config: _Measured(FINEWEB, lambda batch: batch.fineweb(config.clean_lines)),
     "minhash": lambda config: _MinHash(config.minhash, config.clean_lines),
     "privacy": lambda config: _Privacy(config.privacy),
+    "terms": lambda _: Terms(),
     "language": lambda _: _Language(),
     "harm": _Harm,
     "classifier": lambda config: _Classifier(config.classifiers),

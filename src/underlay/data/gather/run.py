@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +31,9 @@ def gather(
     scratch: Path | None = None,
     part_bytes: int = PART_BYTES,
     processes: int | None = None,
+    excluded: Collection[str] = frozenset(),
 ) -> Corpus:
-    """Read every source into a new corpus in `folder`.
+    """Read every source into a new corpus in `folder`, but for documents with an `excluded` id.
 
     Parts of about `part_bytes` are kept in `scratch` meanwhile, if it is given; a later call with the same settings
     and files goes on from them, and makes the same corpus, byte for byte. `processes` draw text out of PDF, and of
@@ -55,7 +56,7 @@ def gather(
         shutil.rmtree(kept)
         why = f"{first.source}: {first.detail}; " if first else ""
         raise UserError(f"{why}none of {len(files)} files could be read as text")
-    with CorpusWriter(folder) as writer:
+    with CorpusWriter(folder, excluded=excluded) as writer:
         parts.finish(writer)
     shutil.rmtree(kept)
     return Corpus(folder)
