@@ -56,8 +56,8 @@ bench-%: $(VENV)/.developing
 	$(BIN)/python bench/$*.py
 
 # A phony target with a recipe of its own, so the pattern above does not take it for a script.
-bench-env: $(VENV)-bench/.installed $(VENV)-litgpt/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)
-	@echo "  $(VENV)-bench and $(VENV)-litgpt are ready"
+bench-env: $(VENV)-bench/.installed $(VENV)-litgpt/.installed $(VENV)-datatrove/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)
+	@echo "  $(VENV)-bench, $(VENV)-litgpt and $(VENV)-datatrove are ready"
 
 $(VENV)-bench/.installed: bench/requirements.txt
 $(VENV)-litgpt/.installed: bench/requirements-litgpt.txt
@@ -65,6 +65,12 @@ $(VENV)-bench/.installed $(VENV)-litgpt/.installed: constraints.txt $(VENV)/.pyt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(filter bench/%,$^)
+	@touch $@
+
+# Nothing in it needs torch.
+$(VENV)-datatrove/.installed: bench/requirements-data.txt $(VENV)/.python
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 clean: ## Remove what tools left behind; the library stays

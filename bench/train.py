@@ -61,7 +61,8 @@ RECIPE = f"""
 name: bench-train
 stages:
   gather: {{name: raw, source: [python-stdlib]}}
-  curate: {{corpus: gather}}
+  tag: {{corpus: gather}}
+  curate: {{corpus: gather, attributes: tag}}
   tokenizer: {{corpus: curate, vocabulary: {VOCABULARY}}}
   pack: {{corpus: curate, tokenizer: tokenizer, heldout: 0.025}}
 """

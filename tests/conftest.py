@@ -1,5 +1,6 @@
 """What several test folders share: a small corpus of real code, and everything made from it."""
 
+import hashlib
 import os
 import sysconfig
 from pathlib import Path
@@ -12,7 +13,10 @@ from underlay.models.parts import precision
 # How long an example takes depends on the machine; correctness does not.
 settings.register_profile("underlay", deadline=None)
 settings.load_profile("underlay")
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
+# Numba notices a change of a function, but not of those it calls in other files: each state of them has its own cache.
+ROOT = Path(__file__).parent.parent
+KERNELS = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(ROOT.glob("src/underlay/kernels/*.py"))))
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / f"numba-{KERNELS.hexdigest()[:12]}"))
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 

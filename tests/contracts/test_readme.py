@@ -7,6 +7,8 @@ import pytest
 import typer
 
 from underlay.cli import app
+from underlay.data.curate.presets import PRESETS
+from underlay.data.curate.taggers import TAGGERS, TagConfig
 from underlay.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -52,3 +54,17 @@ def test_every_key_of_a_recipe_is_documented() -> None:
     keys = {(name, key) for name, model in definitions.items() for key in model.get("properties", {})}
     common = {"verb", "name", "family"}
     assert [f"{name}.{key}" for name, key in sorted(keys) if key not in common and f"| `{key}` |" not in page] == []
+
+
+def test_every_attribute_and_every_rule_of_a_preset_is_documented() -> None:
+    page = (ROOT / "docs" / "curation.md").read_text("utf-8")
+    whole = [
+        name for name in TAGGERS if name not in ("harm", "classifier", "contamination")
+    ]  # those find what people give them
+    fields = [f"{name}.{field}" for name in whole for field in TAGGERS[name](TagConfig()).fields]
+    fields = [
+        field for field in fields if not re.search(r"_\d+|oceania|terms\.[a-z_]*_[a-z]|\d+gram|asia|europe", field)
+    ]
+    assert [field for field in fields if f"`{field}`" not in page] == []
+    rules = [(name, text) for rules in PRESETS.values() for name, text in rules.items()]
+    assert [name for name, text in rules if f"`{name}` | `{text}` |" not in page] == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.conftest import World
-from underlay.data import Corpus, Dataset, Document, PackConfig, Rows, pack
+from underlay.data import Corpus, Dataset, Document, PackConfig, Rows, pack, write_corpus
 from underlay.data.rows import permute
 from underlay.errors import UserError
 from underlay.text import Special
@@ -38,7 +38,7 @@ def test_tokens_lead_back_to_their_document_and_text(world: World) -> None:
 
 
 def test_documents_are_held_out_by_content(world: World, tmp_path: Path) -> None:
-    subset = Corpus.write(tmp_path / "corpus", list(world.corpus)[::2], [])
+    subset = write_corpus(tmp_path / "corpus", list(world.corpus)[::2], [])
     (tmp_path / "dataset").mkdir()
     pack(subset, world.tokenizer, PackConfig(heldout=0.2), tmp_path / "dataset")
     held = set(Dataset(tmp_path / "dataset", "heldout").ids)
@@ -52,14 +52,14 @@ def test_packing_is_deterministic(world: World, tmp_path: Path) -> None:
 
 
 def test_one_document_is_too_few(world: World, tmp_path: Path) -> None:
-    corpus = Corpus.write(tmp_path / "c", [Document("text", "a", 1, 1, "MIT", "text")], [])
+    corpus = write_corpus(tmp_path / "c", [Document("text", "a", 1, 1, "MIT", "text")], [])
     with pytest.raises(UserError, match="at least 2 are needed"):
         pack(corpus, world.tokenizer, PackConfig(), tmp_path)
 
 
 def test_of_few_documents_the_shortest_is_held_out(world: World, tmp_path: Path) -> None:
     documents = [Document("word " * n, f"{n}", 1, 1, "MIT", "text") for n in (400, 7)]
-    corpus = Corpus.write(tmp_path / "c", documents, [])
+    corpus = write_corpus(tmp_path / "c", documents, [])
     (tmp_path / "d").mkdir()
     pack(corpus, world.tokenizer, PackConfig(heldout=1e-9), tmp_path / "d")
     assert Dataset(tmp_path / "d", "heldout").document(0).source == "7"
@@ -70,7 +70,7 @@ def halves(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Two corpora that have some documents in common."""
     folder, documents = tmp_path_factory.mktemp("halves"), list(world.corpus)
     chosen = {"prose": documents[:9], "code": documents[7:]}
-    return {name: Corpus.write(folder / name, some, []) for name, some in chosen.items()}
+    return {name: write_corpus(folder / name, some, []) for name, some in chosen.items()}
 
 
 def test_each_corpus_is_a_part_of_the_tokens(world: World, halves: dict[str, Corpus], tmp_path: Path) -> None:
@@ -95,17 +95,17 @@ def test_what_is_held_out_for_want_of_another_is_so_everywhere(world: World, tmp
     """The shortest document of one corpus is held out; the same text stands in the other."""
     short, long, other = (Document("word " * n, f"{n}", 1, 1, "MIT", "text") for n in (7, 400, 300))
     corpora = {
-        "one": Corpus.write(tmp_path / "one", [short, long], []),
-        "two": Corpus.write(tmp_path / "two", [other, short], []),
+        "one": write_corpus(tmp_path / "one", [short, long], []),
+        "two": write_corpus(tmp_path / "two", [other, short], []),
     }
     (tmp_path / "d").mkdir()
     pack(corpora, world.tokenizer, PackConfig(heldout=1e-9), tmp_path / "d")
     assert set(Dataset(tmp_path / "d").ids) == {long.id, other.id}
     assert Dataset(tmp_path / "d", "heldout").ids == [short.id, short.id]
-    corpora["two"] = Corpus.write(tmp_path / "three", [short, short], [])
+    corpora["two"] = write_corpus(tmp_path / "three", [short, short], [])
     with pytest.raises(UserError, match="all 2 documents of corpus two would be held out"):
         pack(corpora, world.tokenizer, PackConfig(heldout=1e-9), tmp_path / "e")
-    corpora["two"] = Corpus.write(tmp_path / "four", [short], [])
+    corpora["two"] = write_corpus(tmp_path / "four", [short], [])
     with pytest.raises(UserError, match="corpus two has 1 document"):
         pack(corpora, world.tokenizer, PackConfig(), tmp_path / "e")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from underlay.adapt import Pair
-from underlay.data import Corpus, Document, PackConfig, pack
+from underlay.data import Document, PackConfig, pack, write_corpus
 from underlay.evaluate.compression import compare, xz_bits
 from underlay.evaluate.functions import cut_body, sample_functions
 from underlay.generate import Engine
@@ -19,7 +19,7 @@ from underlay.text import train_tokenizer
 def world(tmp_path_factory: pytest.TempPathFactory):
     texts = [f"def f{n}(x):\n    return x + {n}  # ✓\n" * (n % 6 + 1) for n in range(30)]
     documents = [Document(text, f"{n}.py", 1, 9, "MIT", "python") for n, text in enumerate(texts)]
-    corpus = Corpus.write(tmp_path_factory.mktemp("corpus"), documents, [])
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus"), documents, [])
     tokenizer = train_tokenizer(texts, 300)
     folder = tmp_path_factory.mktemp("dataset")
     pack(corpus, tokenizer, PackConfig(heldout=0.3), folder)

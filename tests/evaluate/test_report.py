@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 
 from underlay.evaluate.curve import compact
+from underlay.evaluate.page import duration, fact, percent, size, visible
 from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, share_bars
 from underlay.evaluate.report import (
     ReportData,
     Segment,
-    duration,
-    fact,
-    percent,
     segments,
-    size,
-    visible,
     write_report,
 )
 from underlay.trace.spans import Match, Span, Trace

@@ -30,6 +30,7 @@ def settings(prose: Path) -> list[str]:
         "gather-code.exclude=['[!c]*', 'c[!o]*', 'concurrent/*']",
         f"gather-prose.source=['{prose}']",
         "tokenizer.vocabulary=400",
+        "prose.near_duplicates=false",  # days differ by numbers alone
         f"pretrain.train={TRAIN}",
         "pretrain.mixture=[{tokens: 1280, weights: {prose: 1}}, {weights: {prose: 1, code: 3}}]",
     ]

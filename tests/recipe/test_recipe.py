@@ -54,6 +54,7 @@ def made(library: Library) -> dict[str, Artifact]:
 def test_every_stage_leaves_its_artifact(made: dict[str, Artifact], library: Library) -> None:
     assert {stage: artifact.manifest.kind for stage, artifact in made.items()} == {
         "gather": "corpus",
+        "tag": "attributes",
         "curate": "corpus",
         "tokenizer": "tokenizer",
         "pack": "dataset",
@@ -98,6 +99,7 @@ def test_a_change_redoes_what_depends_on_it(made: dict[str, Artifact], library: 
     run_recipe(read_recipe(SMALL, [*QUICK, "adapt.train.steps=4"]), library, log, until="evaluate")
     assert log.reused == {
         "gather": True,
+        "tag": True,
         "curate": True,
         "tokenizer": True,
         "pack": True,
@@ -127,7 +129,9 @@ def test_prose_runs_the_whole_path_too(tmp_path: Path) -> None:
         weather = ("thunderstorms crossed mountainous countries", "sunshine brightened cultivated fields")
         lines = [f"On day {number} {weather[hour % (number % 7 + 2) > 0]} at {hour}." for hour in range(60)]
         (source / f"{number}.txt").write_text("\n\n".join(lines))
-    recipe = read_recipe(SMALL, [*QUICK, "report.prompts=[]", "adapt.train.context=192"], [str(source)])
+    recipe = read_recipe(
+        SMALL, [*QUICK, "report.prompts=[]", "adapt.train.context=192", "curate.near_duplicates=false"], [str(source)]
+    )
     made = run_recipe(recipe, Library(tmp_path / "library"), Log())
     assert made["adapt"].manifest.metrics["pairs_from"] == "passages"
     assert made["report"].manifest.metrics["valid_function_share"] is None
@@ -154,10 +158,8 @@ def refuses(complaint: str, *assignments: str) -> None:
 
 def test_unknown_keys_name_their_neighbour() -> None:
     refuses("unknown key 'stages.pretrain.train.stepz'; did you mean 'steps'?", "pretrain.train.stepz=3")
-    refuses(
-        "unknown key 'stages.curate.quality.min_character'; did you mean 'min_characters'?",
-        "curate.quality.min_character=3",
-    )
+    refuses("unknown key 'stages.curate.redac'; did you mean 'redact'?", "curate.redac=false")
+    refuses("unknown key 'stages.tag.minhash.band'; did you mean 'bands'?", "tag.minhash.band=3")
     refuses("unknown key 'stages.pack.foo'", "pack.foo=1")
     refuses("unknown key 'sed'; did you mean 'seed'?", "sed=1")
 
@@ -199,6 +201,7 @@ def test_sources_replace_what_was_left_out_too() -> None:
         ("curate.corpus=pack", "its corpus is pack, which comes later"),
         ("pretrain.dataset=gather", "its dataset is gather, which makes a corpus; it needs a dataset"),
         ("curate.corpus=corpus:nothere", "no such artifact"),
+        ("curate.attributes=gather", "its attributes is gather, which makes a corpus; it needs attributes"),
         ("curate.name=small-raw", "stages gather and curate both make corpus:small-raw"),
     ],
 )

@@ -2,17 +2,37 @@
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from underlay.errors import UserError
 from underlay.library import Library, default_root
+
+if TYPE_CHECKING:  # to print help is not to wait for torch
+    from underlay.data.curate.engine import Engine
 
 LibraryOption = Annotated[
     Path | None,
     typer.Option("--library", metavar="FOLDER", help="Where artifacts are kept; $UNDERLAY_LIBRARY, else ./library."),
+]
+
+
+class EngineName(StrEnum):
+    """Where texts are looked at."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+EngineOption = Annotated[
+    EngineName, typer.Option("--engine", help="Where texts are looked at: processes of this machine, or Ray.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Of a Ray cluster; by default one is started on this machine.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 ModelArgument = Annotated[
@@ -34,6 +54,17 @@ def open_library(folder: Path | None) -> Library:
 def print_json(value: Any) -> None:
     """Print a value as JSON, to be parsed as it stands."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def make_engine(name: EngineName, address: str | None) -> "Engine":
+    """The engine the user means."""
+    from underlay.data.curate.engine import Local, Ray
+
+    if name is EngineName.RAY:
+        return Ray(address)
+    if address:
+        raise UserError("--address: only with --engine ray")
+    return Local()
 
 
 def as_text(given: str) -> str:

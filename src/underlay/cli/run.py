@@ -8,7 +8,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from underlay.cli.common import JsonOption, LibraryOption, console, open_library, print_json
+from underlay.cli.common import (
+    AddressOption,
+    EngineName,
+    EngineOption,
+    JsonOption,
+    LibraryOption,
+    console,
+    make_engine,
+    open_library,
+    print_json,
+)
 from underlay.cli.spans import sources_of, with_spans
 from underlay.library import Artifact
 
@@ -35,6 +45,8 @@ def run(
         str | None, typer.Option(metavar="NUMBER", help="Size of the model to pretrain: its parameters, such as 10M.")
     ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    engine: EngineOption = EngineName.LOCAL,
+    address: AddressOption = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -50,7 +62,7 @@ def run(
     steps = read_recipe(recipe, set_ or (), source or (), depth, params)
     shelf = open_library(library)
     with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
-        made = run_recipe(steps, shelf, display, until, world)
+        made = run_recipe(steps, shelf, display, until, world, make_engine(engine, address))
     if not world.leads:
         return
     if json_:

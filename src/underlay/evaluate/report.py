@@ -11,21 +11,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from underlay.evaluate.curve import compact
+from underlay.evaluate.page import render, shorten, visible
 from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, share_bars
 from underlay.trace.spans import covered
 
-_LONGEST_TEXT = 12_000
-"""Characters of one text that are shown."""
 _MOST = {"completions": 12, "functions": 8, "heldout": 120, "licences": 8, "lineage": 60, "matches": 5, "points": 400}
 """Entries of one kind that are shown."""
 
@@ -97,16 +92,10 @@ class Segment:
 
 def write_report(data: ReportData, path: Path) -> None:
     """Write the page, UTF-8, over what was there."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
-    )
-    environment.filters.update(
-        size=size, duration=duration, percent=percent, number=number, compact=compact, words=words, fact=fact,
-        label=label, when=when, place=_place,
-    )  # fmt: skip
-    template = environment.from_string(files("underlay.evaluate").joinpath("report.html").read_text("utf-8"))
-    page = template.render(
+    page = render(
+        "report.html",
         data=data,
+        place=_place,
         comparison=_comparison(data),
         coverage=_coverage(data.completions),
         kept=next((row for row in data.funnel if row[0] == "kept"), None),
@@ -125,7 +114,7 @@ def write_report(data: ReportData, path: Path) -> None:
         ],
         longest_stage=max((seconds for _, seconds, _ in data.stages), default=0.0) or 1.0,
     )
-    path.write_bytes(page.encode("utf-8", "replace"))
+    path.write_bytes(page)
 
 
 def segments(text: str, spans: Sequence[tuple[int, int]], prompt_bytes: int = 0) -> list[Segment]:
@@ -151,113 +140,6 @@ def segments(text: str, spans: Sequence[tuple[int, int]], prompt_bytes: int = 0)
         )
         for start, end in pairwise(cuts)
     ]
-
-
-def visible(text: str) -> str:
-    """Show what a browser would hide: control characters as pictures, characters that reorder text by their number.
-
-    A text that turns its own direction can read differently from what it is (Boucher and Anderson, arXiv:2111.00169).
-    """
-    text = re.sub("[\x00-\x08\x0b-\x1f]", lambda c: chr(0x2400 + ord(c[0])), text.replace("\r\n", "\n"))
-    hidden = "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-    return re.sub(hidden, lambda c: f"⟨U+{ord(c[0]):04X}⟩", text)
-
-
-def size(count: float) -> str:
-    """Bytes for people: 24.1 MB."""
-    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
-        if count >= 10**power * 0.9995:
-            return f"{count / 10**power:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 31 min 12 s."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def percent(share: float) -> str:
-    """A share for people: 7.3%, 0.04%, 78%; never 0% or 100% of what is neither."""
-    if not math.isfinite(share):
-        return "unknown"
-    value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f}%"
-    if abs(value) < 10:
-        return f"{value:.2g}%" if abs(value) >= 0.01 else "under 0.01%"
-    return f"{value:.0f}%" if value < 99 else f"{min(value, 99.9):.1f}%"
-
-
-def number(value: float, digits: int | None = None) -> str:
-    """A number with thousands set apart: 1,712; `digits` after the point."""
-    if not math.isfinite(value):
-        return "unknown"
-    if digits is None:
-        digits = 0 if value == int(value) or abs(value) >= 1000 else 2
-    return f"{value:,.{digits}f}"
-
-
-def when(iso: str) -> str:
-    """A moment for people, 4 March 2026, 14:02; what is no ISO time stays as it is."""
-    try:
-        moment = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{moment.day} {moment:%B %Y, %H:%M}{f' {moment.tzname()}' if moment.tzinfo else ''}"
-
-
-def words(name: str) -> str:
-    """An identifier as words: bytes_per_token reads `bytes per token`."""
-    return name.replace("_", " ").replace("-", " ")
-
-
-def label(name: str) -> str:
-    """What a fact is called on the page."""
-    names = {
-        "bytes": "size", "depth": "layers", "energy_wh": "energy", "flops": "operations", "heldout": "held-out tokens",
-        "seconds": "time", "tokens_per_second": "tokens a second", "train": "training tokens",
-    }  # fmt: skip
-    return names.get(name, words(name))
-
-
-def fact(value: float | str | bool, name: str) -> str:
-    """The value of a named fact in the unit that its name implies."""
-    if isinstance(value, str | bool) or value is None:
-        return str(value)
-    if name == "bytes" or name.endswith("_bytes"):
-        return size(value)
-    if name == "seconds":
-        return duration(value)
-    if name == "energy_wh":
-        return f"{value:.3g} Wh"
-    if name == "flops" and value > 0:
-        digits, power = f"{value:.1e}".split("e")
-        return f"{digits} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-    if 0 < abs(value) < 0.01:
-        return f"{value:g}"
-    return compact(value) if abs(value) >= 100_000 else number(value)
-
-
-def _finalize(value: Any) -> Any:
-    """Called on everything the template prints: figures and None as they are meant, texts with nothing hidden."""
-    if isinstance(value, Markup):
-        return value
-    if value is None:
-        return ""
-    return visible(_shorten(value)) if isinstance(value, str) else value
-
-
-def _shorten(text: str, longest: int = _LONGEST_TEXT) -> str:
-    left = len(text) - longest
-    return text if left <= 0 else f"{text[:longest]} … ({left:,} more characters)"
 
 
 def _edge(data: bytes, offset: int, step: int) -> int:
@@ -299,7 +181,7 @@ def _top(licences: dict[str, int]) -> list[tuple[str, int, float]]:
     if len(rest := ranked[most:]) > 1:
         ranked = [*ranked[:most], (f"{len(rest)} others", sum(count for _, count in rest))]
     total = sum(licences.values()) or 1
-    return [(_shorten(name, 60), count, count / total) for name, count in ranked]
+    return [(shorten(name, 60), count, count / total) for name, count in ranked]
 
 
 def _figures(data: ReportData) -> dict[str, dict[str, Markup]]:

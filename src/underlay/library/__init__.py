@@ -6,8 +6,21 @@ to add one: it reuses what the same order made before, locks against a second pr
 
 from underlay.library.artifact import Artifact
 from underlay.library.draft import Draft, Order
+from underlay.library.exclusions import Exclusion
 from underlay.library.manifest import Cost, Kind, Manifest
 from underlay.library.reference import Reference
 from underlay.library.store import Library, Made, default_root
 
-__all__ = ["Artifact", "Cost", "Draft", "Kind", "Library", "Made", "Manifest", "Order", "Reference", "default_root"]
+__all__ = [
+    "Artifact",
+    "Cost",
+    "Draft",
+    "Exclusion",
+    "Kind",
+    "Library",
+    "Made",
+    "Manifest",
+    "Order",
+    "Reference",
+    "default_root",
+]

@@ -10,7 +10,9 @@ from pydantic import Field
 
 from underlay.config import Config
 
-Kind = Literal["corpus", "tokenizer", "dataset", "model", "adapter", "index", "report", "bundle"]
+Kind = Literal[
+    "corpus", "attributes", "classifier", "tokenizer", "dataset", "model", "adapter", "index", "report", "bundle"
+]
 FORMAT = 1
 MANIFEST = "manifest.json"
 VERSION_LENGTH = 12

@@ -35,3 +35,10 @@ class Reference:
     def __str__(self) -> str:
         kind = f"{self.kind}:" if self.kind else ""
         return f"{kind}{self.name}" + (f"@{self.version}" if self.version else "")
+
+
+def one_of(kind: str) -> str:
+    """A kind with its article, as sentences need it; attributes have none."""
+    if kind == "attributes":
+        return kind
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from underlay import __version__
 from underlay.errors import UserError
 from underlay.library.artifact import Artifact
 from underlay.library.draft import Draft, Order
+from underlay.library.exclusions import EXCLUSIONS, Exclusion, as_lines, read_exclusions
 from underlay.library.manifest import (
     FORMAT,
     MANIFEST,
@@ -37,7 +38,7 @@ from underlay.library.manifest import (
     content_hash,
     file_digest,
 )
-from underlay.library.reference import KINDS, Reference
+from underlay.library.reference import KINDS, Reference, one_of
 
 _WATTS_PER_CORE = 10.0
 
@@ -101,7 +102,7 @@ class Library:
         """
         reference = Reference.parse(text)
         if kind and reference.kind not in (None, kind):
-            raise UserError(f"{text} is a {reference.kind}; this needs a {kind}")
+            raise UserError(f"{text} is {one_of(reference.kind)}; this needs {one_of(kind)}")
         named = list(self.artifacts(reference.kind or kind, reference.name))
         if not named:
             raise UserError(f"{text}: no such artifact in {self.root}{self._suggest(reference, kind)}")
@@ -137,11 +138,18 @@ class Library:
 
     # --- making ---
 
-    def make(self, order: Order, work: Callable[[Draft], None], waiting: Callable[[], None] = lambda: None) -> Made:
+    def make(
+        self,
+        order: Order,
+        work: Callable[[Draft], None],
+        waiting: Callable[[], None] = lambda: None,
+        usable: Callable[[Artifact], bool] = lambda _: True,
+    ) -> Made:
         """Return the artifact of this order, doing the `work` only where it is not there yet.
 
-        `waiting` is called once where another process is busy with the same order. Raises UserError for a bad name;
-        what `work` raises passes through, and leaves the library as it was.
+        `waiting` is called once where another process is busy with the same order; `usable` says of an artifact of this
+        order whether it may still be reused. Raises UserError for a bad name; what `work` raises passes through, and
+        leaves the library as it was.
         """
         Reference.parse(f"{order.kind}:{order.name}")
         self._create()
@@ -153,7 +161,7 @@ class Library:
             held = lock.acquire()
         with held:
             for artifact in self.artifacts(order.kind, order.name):
-                if artifact.manifest.key == order.key and _files_present(artifact):
+                if artifact.manifest.key == order.key and _files_present(artifact) and usable(artifact):
                     self._point(artifact)
                     return Made(artifact, reused=True)
             staging = self.root / ".staging" / order.key
@@ -271,6 +279,22 @@ class Library:
             layer = [near for artifact in layer for near in step(artifact) if near.manifest.hash not in found]
             found.update({artifact.manifest.hash: artifact for artifact in layer})
         return list(found.values())
+
+    # --- excluding ---
+
+    def exclusions(self) -> list[Exclusion]:
+        """The documents that must not come back. Raises UserError where their list is damaged."""
+        return read_exclusions(self.root / EXCLUSIONS)
+
+    def excluded(self) -> frozenset[str]:
+        """The ids of these documents in all their forms."""
+        return frozenset(id_ for one in self.exclusions() for id_ in (one.id, *one.forms))
+
+    def exclude(self, exclusions: Sequence[Exclusion]) -> None:
+        """Add documents to those that must not come back."""
+        self._create()
+        with FileLock(self.root / ".locks" / "exclusions.lock"):
+            _write_atomically(self.root / EXCLUSIONS, as_lines([*self.exclusions(), *exclusions]))
 
     # --- keeping ---
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from underlay.config import Config
+from underlay.data.curate.engine import Engine
 from underlay.library import Artifact, Draft, Kind, Library
 from underlay.progress import Progress
 from underlay.train.world import World
@@ -29,6 +30,8 @@ class Job:
     log: Callable[[str], None]
     world: World
     """The processes that train together."""
+    engine: Engine | None = None
+    """Where stretches of a corpus are worked on; by default in processes of this machine."""
 
     def folder(self, role: str) -> Path:
         """Where an input's files are."""

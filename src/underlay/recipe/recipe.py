@@ -51,8 +51,18 @@ def read_recipe(
             stage |= {"source": list(sources), "exclude": []}  # what was left out belonged to the other sources
     if depth or params:
         _turn(values["stages"], depth, params, path)
+    return make_recipe(values, str(path), assignments)
+
+
+def make_recipe(values: dict[str, Any], where: str, assignments: Sequence[str] = ()) -> Recipe:
+    """A recipe of its keys and values, with `--set` assignments; `where` names their origin in errors.
+
+    Raises UserError as `read_recipe` does.
+    """
+    values = _with_verbs(values)
+    stages = values["stages"]
     values = override(values, [part for one in assignments for part in _full(one, stages, values)])
-    return parse(Recipe, _with_verbs(values), str(path))
+    return parse(Recipe, _with_verbs(values), where)
 
 
 def _turn(stages: Mapping[str, Any], depth: int | None, params: str | None, path: Path) -> None:

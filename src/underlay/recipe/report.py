@@ -7,6 +7,7 @@ from typing import Any
 
 from underlay.data import Corpus, Dataset
 from underlay.data.curate import funnel
+from underlay.data.curate.summary import private_data
 from underlay.errors import UserError
 from underlay.evaluate.report import ReportData, write_report
 from underlay.generate import Engine, Request, Sampling
@@ -124,7 +125,7 @@ def _collect(
         created=evaluation.created,
         machine={**base.environment, "mode": str(base.metrics["mode"])},
         funnel=funnel(raw, corpus),
-        redactions=_redactions(corpus),
+        redactions=private_data(corpus),
         licences=corpus_licences(inputs["corpus"]),
         corpus={
             "source": ", ".join(gathered.config["source"]),
@@ -187,16 +188,6 @@ def next_commands(name: str) -> list[str]:
 def corpus_licences(corpus: Artifact) -> dict[str, int]:
     """Bytes under each licence, most first."""
     return dict(Counter(corpus.manifest.licences).most_common())
-
-
-def _redactions(corpus: Corpus) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for entry in corpus.ledger():
-        if entry.decision == "change":
-            for part in entry.detail.split(", "):
-                kind, _, count = part.rpartition(" x")
-                found[kind] += int(count)
-    return dict(found.most_common())
 
 
 def _share(metrics: Mapping[str, Any]) -> dict[str, float] | None:

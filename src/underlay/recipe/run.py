@@ -4,13 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from underlay.data.curate.engine import Engine
 from underlay.data.mixture import check_parts
 from underlay.errors import UserError
 from underlay.library import Artifact, Draft, Library, Order
-from underlay.recipe import extend
+from underlay.library.reference import one_of
+from underlay.recipe import excluding, extend
 from underlay.recipe.job import Job
 from underlay.recipe.recipe import Recipe
-from underlay.recipe.stages import AnyStage, PackStage, PretrainStage
+from underlay.recipe.stages import AnyStage, GatherStage, PackStage, PretrainStage
 from underlay.recipe.together import make
 from underlay.recipe.verbs import VERBS
 from underlay.train.record import installed
@@ -34,11 +36,17 @@ class Listener(Protocol):
 
 
 def run_recipe(
-    recipe: Recipe, library: Library, listener: Listener, until: str | None = None, world: World | None = None
+    recipe: Recipe,
+    library: Library,
+    listener: Listener,
+    until: str | None = None,
+    world: World | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Artifact]:
     """Make every stage's artifact, or take it from the library; returns them by stage.
 
     All processes of a `world` call it, each with the same recipe; those stages that train are made by all of them.
+    Texts are looked at by an `engine`, by default in processes of this machine; what is made is the same.
 
     Raises UserError where a stage asks for inputs that do not exist or do not fit, before anything is made.
     """
@@ -55,9 +63,11 @@ def run_recipe(
         seed = recipe.seed if verb.seeded else 0
         order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
         order = extend.asked_again(order, library)
-        work = _work(order, settings, recipe.seed, library, listener, verb.work, world)
+        work = _work(order, settings, recipe.seed, library, listener, verb.work, world, engine)
         waiting = partial(listener.said, "another process is busy with this stage; waiting")
-        result = make(world, library, order, work, verb.trains, waiting)
+        excluding.refuse(settings.verb, inputs, library)
+        usable = excluding.usable(settings.verb, library)
+        result = make(world, library, order, work, verb.trains, waiting, usable)
         made[stage] = result.artifact
         listener.ended(result.artifact, result.reused)
         if stage == until:
@@ -73,10 +83,11 @@ def _work(
     listener: Listener,
     work: Callable[[Job], None],
     world: World,
+    engine: Engine | None,
 ) -> Callable[[Draft], None]:
     def made(draft: Draft) -> None:
         moved, said = listener.moved, listener.said
-        work(Job(order.name, settings, order.config, order.parents, seed, draft, library, moved, said, world))
+        work(Job(order.name, settings, order.config, order.parents, seed, draft, library, moved, said, world, engine))
 
     return made
 
@@ -95,7 +106,9 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
             if found is None:
                 library.find(name, kind)
             elif found != kind:
-                raise UserError(f"stage {stage}: its {role} is {name}, which makes a {found}; it needs a {kind}")
+                raise UserError(
+                    f"stage {stage}: its {role} is {name}, which makes {one_of(found)}; it needs {one_of(kind)}"
+                )
         installed(getattr(settings, "record", ()))
         packed = recipe.stages.get(settings.dataset) if isinstance(settings, PretrainStage) else None
         if isinstance(settings, PretrainStage) and isinstance(packed, PackStage) and settings.mixture:
@@ -105,3 +118,5 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
             raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")
         outputs[output] = stage
         kinds[stage] = verb.makes
+        if not isinstance(settings, GatherStage):  # whose sources take long to read, and come first anyway
+            verb.outside(settings)

@@ -6,7 +6,17 @@ from pydantic import Field, field_validator, model_validator
 
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config, quantity
-from underlay.data import CurateConfig, GatherConfig, MaskingConfig, MiddleConfig, PackConfig, Packing, Stages
+from underlay.data import (
+    ClassifierConfig,
+    CurateConfig,
+    GatherConfig,
+    MaskingConfig,
+    MiddleConfig,
+    PackConfig,
+    Packing,
+    Stages,
+    TagConfig,
+)
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
 from underlay.train import TrainConfig
@@ -28,12 +38,32 @@ class GatherStage(Stage, GatherConfig):
     verb: Literal["gather"] = "gather"
 
 
+class TagStage(Stage, TagConfig):
+    """Find attributes of a corpus's documents, which decide later what stays."""
+
+    verb: Literal["tag"] = "tag"
+    corpus: str
+    """The corpus to look at."""
+
+
+class ClassifierStage(Stage, ClassifierConfig):
+    """Learn to tell documents of one kind from others."""
+
+    verb: Literal["classifier"] = "classifier"
+    like: str
+    """A corpus of what it should find."""
+    unlike: str
+    """A corpus of other documents."""
+
+
 class CurateStage(Stage, CurateConfig):
     """Clean a corpus."""
 
     verb: Literal["curate"] = "curate"
     corpus: str
     """The corpus to clean."""
+    attributes: str
+    """What was found of its documents."""
 
 
 class CorporaStage(Stage):
@@ -208,6 +238,8 @@ class ReportStage(Stage):
 
 AnyStage = Annotated[
     GatherStage
+    | TagStage
+    | ClassifierStage
     | CurateStage
     | TokenizerStage
     | PackStage

@@ -8,10 +8,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from underlay.config import parse
-from underlay.data import Corpus, Dataset
+from underlay.data import Corpus, Dataset, Rows
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
 from underlay.recipe import stages
@@ -40,11 +39,9 @@ def read_in(library: Library, model: Artifact, step: int) -> Step:
     if verb not in ("pretrain", "adapt"):
         raise UserError(f"{model.reference} was not trained here, but made by {verb}; name a model that was")
     log = _log(model, step)
-    roles = {parent.role: parent.reference for parent in model.manifest.parents}
-    values = {**model.manifest.config, **roles}
     if verb == "pretrain":
-        return Step(log, tuple(_pretrained(library, model, values, step)))
-    return Step(log, tuple(_adapted(library, model, values, step)))
+        return Step(log, tuple(_pretrained(library, model, step)))
+    return Step(log, tuple(_adapted(library, model, step)))
 
 
 def _log(model: Artifact, step: int) -> dict[str, float]:
@@ -59,17 +56,24 @@ def _log(model: Artifact, step: int) -> dict[str, float]:
     )
 
 
-def _pretrained(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
+def rows_read(library: Library, model: Artifact) -> tuple[Rows, int]:
+    """The rows that a model was pretrained on, in their order, and how many were read in a step."""
+    roles = {parent.role: parent.reference for parent in model.manifest.parents}
     # A manifest holds every size, also where `params` had chosen them.
-    settings = parse(stages.PretrainStage, values | {"params": None}, model.reference)
+    settings = parse(stages.PretrainStage, {**model.manifest.config, **roles, "params": None}, model.reference)
     dataset = Dataset(library.ancestor(model, "dataset").folder)
-    rows = rows_of(dataset, settings, model.manifest.seed)
-    return read_in_rows(rows, _samples(settings.train.batch_rows, step))
+    return rows_of(dataset, settings, model.manifest.seed), settings.train.batch_rows
 
 
-def _adapted(library: Library, model: Artifact, values: dict[str, Any], step: int) -> Iterator[Read]:
-    settings = parse(stages.AdaptStage, values, model.reference)
-    base, corpus = (library.find(values[role]) for role in ("model", "corpus"))
+def _pretrained(library: Library, model: Artifact, step: int) -> Iterator[Read]:
+    rows, at_once = rows_read(library, model)
+    return read_in_rows(rows, _samples(at_once, step))
+
+
+def _adapted(library: Library, model: Artifact, step: int) -> Iterator[Read]:
+    roles = {parent.role: parent.reference for parent in model.manifest.parents}
+    settings = parse(stages.AdaptStage, {**model.manifest.config, **roles}, model.reference)
+    base, corpus = (library.find(roles[role]) for role in ("model", "corpus"))
     _, source = conversations(library, base, corpus, settings, Tokenizer.load(base.folder), model.manifest.seed)
     return read_in_pairs(source, Corpus(corpus.folder), _samples(settings.train.batch_rows, step))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from underlay.library import Draft, Library, Made, Order
+from underlay.library import Artifact, Draft, Library, Made, Order
 from underlay.train.world import World
 
 
@@ -20,6 +20,7 @@ def make(
     work: Callable[[Draft], None],
     helped: bool,
     waiting: Callable[[], None],
+    usable: Callable[[Artifact], bool] = lambda _: True,
 ) -> Made:
     """`Library.make`, of which all processes get the outcome; with `helped` all of them do the work.
 
@@ -32,7 +33,7 @@ def make(
                 world.told(draft.scratch)
             work(draft)
 
-        made = library.make(order, announced, waiting)
+        made = library.make(order, announced, waiting, usable)
         world.told((made.artifact.reference, made.reused))
         return made
     heard: Any = world.told(None)

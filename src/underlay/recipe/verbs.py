@@ -4,14 +4,19 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
 
 from underlay.adapt import functions_in
 from underlay.config import Config
-from underlay.data import Corpus, Dataset, curate, fingerprint, gather, pack
+from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
+from underlay.data.curate import canaries, contamination
+from underlay.data.curate.classifier import train as train_classifier
+from underlay.data.curate.decide import decide
+from underlay.data.curate.harm import fingerprint as fingerprint_words
+from underlay.data.curate.privacy import Pseudonyms, read_key
 from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
@@ -19,6 +24,7 @@ from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
+from underlay.recipe.carding import make_card
 from underlay.recipe.job import Job, Verb
 from underlay.recipe.report import make_report
 from underlay.recipe.training import adapt, pretrain
@@ -27,21 +33,51 @@ from underlay.trace.index import build
 
 
 def _gather(job: Job) -> None:
-    corpus = gather(job.settings, job.draft.folder, job.progress)
+    excluded = job.library.excluded()
+    corpus = gather(job.settings, job.draft.folder, job.progress, job.draft.scratch, excluded=excluded)
     _describe_corpus(corpus, job.draft)
+
+
+def _tag(job: Job) -> None:
+    corpus = Corpus(job.folder("corpus"))
+    if "contamination" in job.settings.taggers:
+        for name, items, short in contamination.Benchmarks.read(job.settings.contamination).counts():
+            left_out = f", {short:,} of them too short or too plain to be looked for" if short else ""
+            job.log(f"{name}: {items:,} items{left_out}")
+    folders = {name: str(job.folder(f"classifiers.{name}")) for name in job.settings.classifiers}
+    settings = job.settings.model_copy(update={"classifiers": folders})
+    attributes = tag(corpus, settings, job.draft.folder, job.progress, job.engine)
+    job.draft.metrics |= {"documents": len(corpus), "attributes": attributes.names}
+
+
+def _classifier(job: Job) -> None:
+    # The documents of a corpus are in the order of their hashes.
+    sides = (islice(Corpus(job.folder(role)), job.settings.examples) for role in ("like", "unlike"))
+    like, unlike = ([document.text for document in side] for side in sides)
+    classifier, measured = train_classifier(like, unlike, job.settings)
+    classifier.save(job.draft.folder)
+    job.draft.metrics |= measured
 
 
 def _curate(job: Job) -> None:
-    corpus = curate(Corpus(job.folder("corpus")), job.settings, job.draft.folder, job.progress)
+    raw, attributes = Corpus(job.folder("corpus")), Attributes(job.folder("attributes"))
+    excluded = job.library.excluded()
+    verdicts = decide(raw, attributes, job.settings, excluded)
+    corpus = curate(raw, attributes, job.settings, job.draft.folder, job.progress, verdicts, excluded)
     _describe_corpus(corpus, job.draft)
-    dropped = Counter(entry.reason for entry in corpus.ledger() if entry.decision == "drop")
-    job.draft.metrics["dropped"] = dict(dropped)
+    job.draft.metrics["dropped"] = {reason: n for decision, reason, n, _ in corpus.tally() if decision == "drop"}
+    if job.settings.canaries:
+        planted = canaries.read(corpus.folder)
+        job.draft.metrics["canaries"] = {"different": len(planted), "documents": sum(one["copies"] for one in planted)}
+    make_card(job, raw, attributes, verdicts, corpus)
 
 
 def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
     licences: Counter[str] = Counter()
-    for document in corpus:
-        licences[document.licence] += len(document.text.encode())
+    for unit in corpus.units():
+        stated = corpus.table(unit, ["licence"]).column(0).to_pylist()
+        for licence, size in zip(stated, corpus.sizes(unit).tolist(), strict=True):
+            licences[licence] += size
     draft.licences = dict(licences)
     draft.metrics |= {"documents": len(corpus), "bytes": licences.total()}
 
@@ -154,14 +190,30 @@ def _tokenizer_of(library: Library, dataset: Artifact) -> Tokenizer:
     return Tokenizer.load(library.ancestor(dataset, "tokenizer").folder)
 
 
+def _which_key(settings: Config) -> dict[str, str]:
+    assert isinstance(settings, stages.CurateStage)
+    return {"key_fingerprint": Pseudonyms(read_key(settings.key)).fingerprint} if settings.key else {}
+
+
 def _fingerprint(settings: Config) -> dict[str, str]:
     assert isinstance(settings, stages.GatherStage)
     return {"source_sha256": fingerprint(settings)}
 
 
+def _read_beside(settings: Config) -> dict[str, str]:
+    """The word lists and benchmarks that texts are compared with."""
+    assert isinstance(settings, stages.TagStage)
+    found = {"harm_words_sha256": fingerprint_words(settings.harm.words)} if settings.harm.words else {}
+    if "contamination" in settings.taggers:
+        found["benchmarks_sha256"] = contamination.fingerprint(settings.contamination)
+    return found
+
+
 VERBS: Mapping[str, Verb] = {
-    "gather": Verb("corpus", {}, _gather, outside=_fingerprint),
-    "curate": Verb("corpus", {"corpus": "corpus"}, _curate),
+    "gather": Verb("corpus", {}, _gather, revision=2, outside=_fingerprint),
+    "classifier": Verb("classifier", {"like": "corpus", "unlike": "corpus"}, _classifier),
+    "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_read_beside),
+    "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),

@@ -55,8 +55,9 @@ class TrainConfig(Config):
     only those that are not finite."""
     average: float | None = Field(default=None, gt=0, lt=1)
     """Decay of a moving average of the weights, such as 0.999; the model is then the average, not the last step."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Of activations; bf16, and auto: bfloat16 where there is a unit for it, else float32. Weights stay in float32."""
+    precision: Literal["auto", "bf16", "float32", "fp8"] = "auto"
+    """Of activations; bf16, and auto: bfloat16 where there is a unit for it, else float32. fp8: as bf16, but the
+    blocks' products are taken in 8 bits, on GPUs that can and where that is faster. Weights stay in float32."""
     compile: bool | None = None
     """Use torch.compile; by default where a C++ compiler is found, unless a CPU computes in float32: its products take
     the time there, and compiling wins little of it."""
@@ -107,4 +108,6 @@ class TrainConfig(Config):
         """How the run goes on this machine, in words, such as `compiled, bf16 (AMX)`."""
         lacking = self.compile is None and find_compiler() is None
         how = "compiled" if self.compiles() else "eager" + " (no C++ compiler found)" * lacking
-        return f"{how}, bf16 ({bf16_unit()})" if self.dtype() is torch.bfloat16 else f"{how}, float32"
+        if self.dtype() is torch.float32:
+            return f"{how}, float32"
+        return f"{how}, bf16 ({bf16_unit()})" + ", products in 8 bits" * (self.precision == "fp8")

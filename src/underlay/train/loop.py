@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from underlay.errors import MachineError, UserError
 from underlay.models import Batch
 from underlay.progress import Progress, silent
-from underlay.train import stable, watch
+from underlay.train import float8, stable, watch
 from underlay.train.average import Average
 from underlay.train.checkpoint import Checkpoints, Part, Progression, Weights
 from underlay.train.config import TrainConfig
@@ -107,6 +107,9 @@ def train(
         state.micro_rows = int(-world.most(-fitting(found, config.micro_rows, world.device))[0])
         for line in watch.told(found, state, config, None if state.step else chance, at_peak):
             log(line)
+    if config.precision == "fp8":
+        faster = float8.begin(model, state.micro_rows * config.context, world.device, config.tensor_parallel)
+        log(f"products in 8 bits: {faster:.2f} times as fast as bfloat16 for this model's matrices")
     if config.compiles():
         compile_blocks(model)
     earlier, earlier_cpu = state.seconds, state.cpu_seconds
