@@ -79,7 +79,8 @@ def test_words_hold_all_that_is_no_space(text: str) -> None:
         ("I don't know, Mr. Smith.", ["I", "do", "n't", "know", ",", "Mr.", "Smith", "."]),
         ("He said: 'No!'", ["He", "said", ":", "'", "No", "!", "'"]),
         ("It's 10km (or $5.50) away...", ["It", "'s", "10", "km", "(", "or", "$", "5.50", ")", "away", "..."]),
-        ("well-known and/or U.S. e.g. this", ["well", "-", "known", "and", "/", "or", "U.S.", "e.g.", "this"]),
+        ("well-known and/or U.S. e.g. this", ["well", "-", "known", "and/or", "U.S.", "e.g.", "this"]),
+        ("Eliot 's 24-hour day, 8am", ["Eliot", "'s", "24", "-", "hour", "day", ",", "8", "am"]),
         ("see http://example.com/a-b?c=d now", ["see", "http://example.com/a-b?c=d", "now"]),
     ],
 )

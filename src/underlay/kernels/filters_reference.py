@@ -48,7 +48,9 @@ def _of_chunk(chunk: str) -> list[str]:
         return [chunk]
     front: list[str] = []
     back: list[str] = []
-    while chunk and not _keeps_period(chunk):
+    while chunk:
+        if _is_kept(chunk):
+            return [*front, chunk, *back]
         if taken := _prefix(chunk):
             front.append(chunk[:taken])
             chunk = chunk[taken:]
@@ -60,9 +62,12 @@ def _of_chunk(chunk: str) -> list[str]:
     return [*front, *(_middle(chunk) if chunk else []), *back]
 
 
-def _keeps_period(chunk: str) -> bool:
-    return chunk.endswith(".") and (
-        (len(chunk) == 2 and _is(chunk[0], LETTER)) or (len(chunk) < 8 and chunk in ABBREVIATIONS)
+def _is_kept(chunk: str) -> bool:
+    if chunk[0] in "'’":
+        return chunk[1:] in ("s", "S", "d", "ll", "re")
+    return chunk == "and/or" or (
+        chunk.endswith(".")
+        and ((len(chunk) == 2 and _is(chunk[0], LETTER)) or (len(chunk) < 8 and chunk in ABBREVIATIONS))
     )
 
 
@@ -147,7 +152,7 @@ def _infix(chunk: str, at: int) -> int:
         length = 1
         while length < 3 and at + length < len(chunk) - 1 and chunk[at + length] == char == "-":
             length += 1
-        return length if _is(before, LETTER) and _is(chunk[at + length], LETTER) else 0
+        return length if _is(before, LETTER | DIGIT) and _is(chunk[at + length], LETTER) else 0
     if char in ":<>=/":
         return int(_is(before, LETTER | DIGIT) and _is(after, LETTER))
     return 0

@@ -18,7 +18,7 @@ from underlay.kernels.hashes import hash_points
 
 _UNITS = (
     "km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph hPa Pa "
-    "mbar mb MB kb KB gb GB tb TB T G M K %"
+    "mbar mb MB kb KB gb GB tb TB T G M K % am pm"
 )
 UNITS = tuple(_UNITS.split())
 """Cut off behind a digit."""
@@ -26,10 +26,10 @@ _ABBREVIATIONS = (
     "Mr. Mrs. Ms. Dr. Prof. St. Jr. Sr. Messrs. Rev. Gen. Gov. Sen. Rep. Adm. Bros. Co. Corp. Inc. Ltd. vs. v.s. e.g. "
     "i.e. E.g. I.e. a.m. p.m. A.m. P.m. a.k.a. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. Mt. Ph.D. "
     "Ala. Ariz. Ark. Calif. Colo. Conn. Del. Fla. Ga. Ia. Id. Ill. Ind. Kan. Kans. Ky. La. Mass. Md. Mich. Minn. Miss. "
-    "Mont. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Okla. Ore. Pa. S.C. Tenn. Va. Wash. Wis. D.C."
+    "Mont. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Okla. Ore. Pa. S.C. Tenn. Va. Wash. Wis. D.C. and/or"
 )
 ABBREVIATIONS = tuple(_ABBREVIATIONS.split())
-"""Keep their period."""
+"""Keep their marks."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -100,7 +100,11 @@ def _chunk(points: Any, start: int, end: int, kinds: Any, known: Any, starts: An
     """
     right = end
     waiting = len(starts)
-    while start < right and not _kept(points, start, right, kinds, known):
+    whole = False
+    while start < right:
+        if _kept(points, start, right, kinds, known):
+            whole = True
+            break
         taken = _prefix(points, start, right, kinds)
         if taken:
             starts[n], ends[n] = start, start + taken
@@ -113,7 +117,10 @@ def _chunk(points: Any, start: int, end: int, kinds: Any, known: Any, starts: An
         waiting -= 1
         starts[waiting], ends[waiting] = right - taken, right
         right -= taken
-    if start < right:
+    if whole:
+        starts[n], ends[n] = start, right
+        n += 1
+    elif start < right:
         n = _middle(points, start, right, kinds, starts, ends, n)
     for i in range(waiting, len(starts)):
         starts[n], ends[n] = starts[i], ends[i]
@@ -167,8 +174,14 @@ def _suffix(points: Any, start: int, end: int, kinds: Any, known: Any) -> int:
 
 @numba.njit(cache=True, nogil=True)
 def _kept(points: Any, start: int, end: int, kinds: Any, known: Any) -> Any:
-    """Whether a chunk is an abbreviation that keeps its period."""
-    if points[end - 1] != 46:
+    """Whether a chunk is one word with its marks: an abbreviation with its period, a second half ('s), and/or."""
+    if points[start] in (39, 0x2019):
+        if end - start == 2:
+            return points[start + 1] in (83, 115, 100)  # 's 'd
+        if end - start == 3:
+            one, other = points[start + 1], points[start + 2]
+            return (one == 108 and other == 108) or (one == 114 and other == 101)  # 'll 're
+    if points[end - 1] != 46 and not (end - start == 6 and points[start + 3] == 47):
         return False
     if end - start == 2 and kinds[points[start]] & LETTER:
         return True
@@ -266,7 +279,7 @@ def _infix(points: Any, i: int, end: int, kinds: Any) -> int:
         length = 1
         while length < 3 and i + length < end - 1 and points[i + length] == point and point == 45:
             length += 1
-        return length if before & LETTER and kinds[points[i + length]] & LETTER else 0
+        return length if before & (LETTER | DIGIT) and kinds[points[i + length]] & LETTER else 0
     if point in (58, 60, 62, 61, 47):  # : < > = /
         return 1 if before & (LETTER | DIGIT) and after & LETTER else 0
     return 0
