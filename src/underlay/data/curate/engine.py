@@ -3,6 +3,7 @@
 Results come in the order of the stretches, so what is made of them is the same everywhere.
 """
 
+import importlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -68,10 +69,7 @@ class Ray:
 
     def __init__(self, address: str | None = None) -> None:
         """Join the cluster at `address`. Raises UserError where Ray is not installed or cannot be reached."""
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("--engine ray: Ray is not installed; pip install 'underlay[ray]'") from error
+        ray = _ray()
         if not ray.is_initialized():
             try:
                 ray.init(address=address, log_to_driver=False, include_dashboard=False)
@@ -80,18 +78,24 @@ class Ray:
 
     def map(self, setup: Setup[R], units: Sequence[Unit]) -> Iterator[R]:
         """The results for all stretches, in their order."""
-        import ray
-
+        ray = _ray()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         items = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        processes = max(1, min(len(units), int(resources.get("CPU", 1)) - 1))
-        worker: Any = _Remote  # Ray takes a class, and calls what it makes
-        results = items.map(worker, fn_constructor_args=(setup,), concurrency=processes)
+        processes = max(1, min(len(units), int(ray.cluster_resources().get("CPU", 1)) - 1))
+        results = items.map(_Remote, fn_constructor_args=(setup,), concurrency=processes)
         for row in results.iter_rows():
             yield row["result"]
+
+
+def _ray() -> Any:
+    """Ray, whose types are not known where it is not installed. Raises UserError where it is not."""
+    try:
+        importlib.import_module("ray.data")
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise UserError("--engine ray: Ray is not installed; pip install 'underlay[ray]'") from error
 
 
 class _Remote:
