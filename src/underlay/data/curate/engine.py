@@ -3,7 +3,6 @@
 Results come in the order of the stretches, so what is made of them is the same everywhere.
 """
 
-import importlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -92,10 +91,11 @@ class Ray:
 def _ray() -> Any:
     """Ray, whose types are not known where it is not installed. Raises UserError where it is not."""
     try:
-        importlib.import_module("ray.data")
-        return importlib.import_module("ray")
+        import ray
+        import ray.data
     except ImportError as error:
         raise UserError("--engine ray: Ray is not installed; pip install 'underlay[ray]'") from error
+    return ray
 
 
 class _Remote:
