@@ -182,6 +182,7 @@ class Side:
         environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
         )
+        environment["NUMBA_CACHE_DIR"] = str(path.parent)  # numba does not notice every change of what it has kept
         self.process = subprocess.Popen(
             [python, __file__, "--serve", side, str(path)],
             stdin=subprocess.PIPE,
