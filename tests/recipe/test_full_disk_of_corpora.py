@@ -1,8 +1,5 @@
 """A disk that fills while texts are gathered, looked at or kept: one line, no half corpus, and the same run goes on."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -10,6 +7,7 @@ import pytest
 from test_recipe import Log
 from typer.testing import CliRunner
 
+from full_disks import files_up_to
 from underlay.cli import app
 from underlay.library import Library
 from underlay.recipe import read_recipe, run_recipe
@@ -21,17 +19,6 @@ stages:
   tag: {{corpus: gather}}
   curate: {{corpus: gather, attributes: tag, presets: []}}
 """
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let the system refuse to write more than `size` bytes into a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

@@ -2,32 +2,20 @@
 
 import errno
 import os
-import resource
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from test_train import Counting, Stopping, config, fresh, same
 from typer.testing import CliRunner
 
+from full_disks import files_up_to
 from underlay.cli import app
 from underlay.library import Library
 from underlay.train import CausalLM, checkpoint, train, watch
 
 SMALL = Path(__file__).parents[2] / "recipes" / "small.yaml"
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let the system refuse to write more than `size` bytes into a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
