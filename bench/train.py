@@ -160,7 +160,8 @@ def ours(data: Path, scratch: Path, steps: int, minutes: float) -> None:
         lambda *_, **__: times.append(time.perf_counter()),
     )
     tokens = TOKENS if minutes else TOKENS * AT_ONCE
-    told(times, tokens, loss=heldout_loss(data, model), steps=len(times) - 1)
+    peak = peak_mib()  # before held-out rows are measured, which the other sides do not do here
+    told(times, tokens, loss=heldout_loss(data, model), steps=len(times) - 1, peak_mib=peak)
 
 
 def trainer(data: Path, scratch: Path, steps: int, best: bool) -> None:

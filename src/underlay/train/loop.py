@@ -29,7 +29,7 @@ from underlay.train.examine import Examiner
 from underlay.train.guard import Guard
 from underlay.train.interrupt import Interruptible
 from underlay.train.journal import METRICS, Journal
-from underlay.train.memory import keep_freed_memory
+from underlay.train.memory import forget_gradients, give_back_freed_memory, keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer
 from underlay.train.preflight import fitting, inspect
@@ -112,6 +112,7 @@ def train(
         log(f"products in 8 bits: {faster:.2f} times as fast as bfloat16 for this model's matrices")
     if config.compiles():
         compile_blocks(model)
+    give_back_freed_memory()
     earlier, earlier_cpu = state.seconds, state.cpu_seconds
     clock = watch.Clock(earlier, state.tokens, at_peak)
     cpu_began = time.process_time()
@@ -191,7 +192,7 @@ class _Run:
         own = scratch if world.leads else scratch / f"process-{world.rank}"
         self.journal = Journal(own / METRICS, self.state.step)
         self.examiner = Examiner(onlookers.examine, config, self.spread, self.average, own, self.state)
-        self._halved = False
+        self._halved = self._warm = False
 
     def save(self) -> None:
         """Write a checkpoint, and before it the rows that it counts on."""
@@ -221,6 +222,7 @@ class _Run:
     def close(self) -> None:
         """Write what is left."""
         self.settle()
+        self.model.zero_grad()
         self.journal.close()
         self.examiner.close()
 
@@ -260,12 +262,15 @@ class _Run:
             loss.sum.backward()  # type: ignore[no-untyped-call]
             total, count = total + loss.sum.detach(), count + loss.count
             tokens += batch.tokens.numel()
+            if not self._warm:
+                self._warm = True
+                give_back_freed_memory()  # compiling is done
         total, count = self.spread.sums(torch.stack([total, count]))
         norm = self.spread.scale(count, self.config.clip)
         mean = total / count
         keep = self.guard.judge(mean, norm)
         self.optimizer.step(rate, keep)
-        model.zero_grad()
+        forget_gradients(model, self.world.device)
         state.step += 1
         state.samples += rows
         state.tokens += tokens * self.spread.replicas

@@ -1,6 +1,6 @@
 """What is worth knowing before the first step: does the model fit, does all of it learn, is its loss what chance gives.
 
-One row is run forward and backward. Nothing of it stays behind.
+One row is run forward and backward. Nothing of it stays behind but, on a CPU, room for gradients.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from underlay.errors import UserError
 from underlay.models import Batch
+from underlay.train.memory import forget_gradients
 from underlay.train.objectives import Objective
 from underlay.train.spread import Spread, here
 
@@ -43,7 +44,7 @@ class Preflight:
 
 
 def inspect(spread: Spread, objective: Objective, batch: Batch) -> Preflight:
-    """Run one row, the same in all processes. Its gradients are forgotten again."""
+    """Run one row, the same in all processes. Its gradients are forgotten again (see `forget_gradients`)."""
     model = spread.model
     weights = {piece.local.untyped_storage().data_ptr() for piece in spread.pieces}
     kept: dict[int, int] = {}
@@ -62,7 +63,7 @@ def inspect(spread: Spread, objective: Objective, batch: Batch) -> Preflight:
     gradients = [piece.gradient() for piece in spread.pieces]
     reached = spread.world.most(*(gradient is not None and bool(gradient.any()) for gradient in gradients))
     unreached = tuple(piece.name for piece, seen in zip(spread.pieces, reached, strict=True) if not seen)
-    model.zero_grad()
+    forget_gradients(model, spread.world.device)
     count = float(loss.count)
     return Preflight(
         sum(piece.parameter.numel() for piece in spread.pieces),
