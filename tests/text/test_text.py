@@ -42,7 +42,7 @@ def test_text_never_becomes_structure(tokenizer: Tokenizer, marked: Tokenizer, t
 
 def test_batch_equals_single(tokenizer: Tokenizer) -> None:
     texts = ["", "a", *SAMPLE, "<|eos|>"]
-    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == [tokenizer.encode(text) for text in texts]
 
 
 def test_training_merges_and_is_deterministic(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -3,21 +3,25 @@
 Documents are held out by their content hash, so the same text is on the same side in every run and every corpus.
 """
 
-import itertools
 import json
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field
 
 from underlay.config import Config
 from underlay.data.corpus import Corpus
 from underlay.data.dataset import DATASET, DOCUMENTS, TOKENS, Dataset, DatasetInfo, Split
-from underlay.data.document import Document
 from underlay.errors import UserError
 from underlay.progress import Progress, silent
 from underlay.text import Special, Tokenizer
@@ -33,6 +37,13 @@ _SCHEMA = pa.schema(
         ("licence", pa.string()),
     ]
 )
+_PLACE = [name for name in _SCHEMA.names if name not in ("start", "end")]
+
+_AT_ONCE = 1 << 20
+"""Bytes of text that a thread encodes at once."""
+
+Tokens = np.ndarray[Any, np.dtype[Any]]
+Sizes = NDArray[np.int64]
 
 
 class PackConfig(Config):
@@ -53,35 +64,38 @@ def pack(
     config: PackConfig,
     folder: Path,
     progress: Progress = silent,
+    threads: int | None = None,
 ) -> Dataset:
     """Encode a corpus, or several by name, into a new dataset in `folder`; several follow one another by their names.
 
-    Raises UserError where a corpus has not at least two documents, one to learn from and one to hold out.
+    So many `threads` encode, by default one a core; the dataset does not depend on it. Raises UserError where a corpus
+    has not at least two documents, one to learn from and one to hold out.
     """
     named = {"": corpora} if isinstance(corpora, Corpus) else dict(sorted(corpora.items()))
     heldout = _choose_heldout(named, config)
-    dtype = "uint16" if tokenizer.size <= 1 << 16 else "uint32"
-    splits: tuple[Split, ...] = ("train", "heldout")
-    writers = {split: _Writer(folder / split, dtype) for split in splits}
-    ends = [dict.fromkeys(splits, 0)]
+    dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.size <= 1 << 16 else "uint32"
+    writers: dict[Split, _Writer] = {split: _Writer(folder / split) for split in ("train", "heldout")}
+    ends = [dict.fromkeys(writers, 0)]
     done, total = 0, sum(map(len, named.values()))
     for corpus in named.values():
-        for document, tokens in _encode(corpus, tokenizer):
-            writers["heldout" if document.id in heldout else "train"].add(document, tokens)
-            done += 1
-            if done % 100 == 0 or done == total:
-                progress(done, total, tokens=f"{sum(w.tokens for w in writers.values()) / 1e6:.2f} M")
-        ends.append({split: writers[split].tokens for split in splits})
+        for rows, tokens, sizes in _encoded(corpus, tokenizer, dtype, threads or len(os.sched_getaffinity(0))):
+            held = np.array([id_ in heldout for id_ in rows.column("id").to_pylist()])
+            for split, writer in writers.items():
+                chosen = held if split == "heldout" else ~held
+                writer.add(rows.filter(chosen), tokens[np.repeat(chosen, sizes)], sizes[chosen])
+            done += len(rows)
+            progress(done, total, tokens=f"{sum(w.tokens for w in writers.values()) / 1e6:.2f} M")
+        ends.append({split: writer.tokens for split, writer in writers.items()})
     for writer in writers.values():
         writer.close()
-    sizes = [{split: end[split] - start[split] for split in splits} for start, end in pairwise(ends)]
+    sizes_of = [{split: end[split] - start[split] for split in writers} for start, end in pairwise(ends)]
     info = DatasetInfo(
-        dtype="uint16" if dtype == "uint16" else "uint32",
+        dtype=dtype,
         vocabulary=tokenizer.size,
         tokens=ends[-1],
-        documents={split: len(writers[split].rows) for split in splits},
-        bytes={split: writers[split].bytes for split in splits},
-        parts={name: size for name, size in zip(named, sizes, strict=True) if name},
+        documents={split: writer.documents for split, writer in writers.items()},
+        bytes={split: writer.bytes for split, writer in writers.items()},
+        parts={name: size for name, size in zip(named, sizes_of, strict=True) if name},
     )
     # Without parts the file is what it was before there were any, and so are its hash and the versions behind it.
     values = info.model_dump(exclude=set() if info.parts else {"parts"})
@@ -91,63 +105,99 @@ def pack(
 
 def _choose_heldout(named: Mapping[str, Corpus], config: PackConfig) -> set[str]:
     """The documents to hold out: of each corpus some, and from all of them, should another have the same text."""
-    ids = {name: [document.id for document in corpus] for name, corpus in named.items()}
     heldout: set[str] = set()
     for name, corpus in named.items():
-        if len(ids[name]) < 2:
+        if len(corpus) < 2:
             raise UserError(
-                f"{_called(name)} has {len(ids[name])} document; at least 2 are needed, one to learn from and one to "
+                f"{_called(name)} has {len(corpus)} document; at least 2 are needed, one to learn from and one to "
                 "hold out"
             )
-        chosen = {id_ for id_ in ids[name] if is_heldout(id_, config.heldout)}
+        chosen = {id_ for id_ in _ids(corpus) if is_heldout(id_, config.heldout)}
         if not chosen:  # so few documents that chance held none out: the shortest costs least
             chosen = {min(corpus, key=lambda document: (len(document.text), document.id)).id}
         heldout |= chosen
-    for name, all_ in ids.items():
-        if heldout >= set(all_):
+    for name, corpus in named.items():
+        if heldout.issuperset(_ids(corpus)):
             of = f" of {_called(name)}" if name else ""
-            raise UserError(f"all {len(all_)} documents{of} would be held out; lower pack.heldout ({config.heldout})")
+            raise UserError(f"all {len(corpus)} documents{of} would be held out; lower pack.heldout ({config.heldout})")
     return heldout
+
+
+def _ids(corpus: Corpus) -> Iterator[str]:
+    for unit in corpus.units():
+        yield from corpus.table(unit, ["id"]).column(0).to_pylist()
 
 
 def _called(name: str) -> str:
     return f"corpus {name}" if name else "the corpus"
 
 
-def _encode(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[Document, list[int]]]:
-    bos, eos = tokenizer.special(Special.BOS), tokenizer.special(Special.EOS)
-    stream = iter(corpus)
-    while documents := list(itertools.islice(stream, 256)):
-        for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
-            yield document, [bos, *ids, eos]
+def _encoded(
+    corpus: Corpus, tokenizer: Tokenizer, dtype: str, threads: int
+) -> Iterator[tuple[pa.Table, Tokens, Sizes]]:
+    """The rows of a corpus, some at a time and in their order, with their tokens; memory holds some a thread."""
+    marks = tokenizer.special(Special.BOS), tokenizer.special(Special.EOS)
+    tokenizer.encode_batch([])  # what it has to prepare is prepared once, not in each thread
+    if threads == 1:
+        for rows in _stretches(corpus):
+            yield rows, *_encode(rows.column("text"), tokenizer, marks, dtype)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[pa.Table, Future[tuple[Tokens, Sizes]]]] = deque()
+        for rows in _stretches(corpus):
+            waiting.append((rows, pool.submit(_encode, rows.column("text"), tokenizer, marks, dtype)))
+            if len(waiting) > 2 * threads:
+                rows, future = waiting.popleft()
+                yield rows, *future.result()
+        for rows, future in waiting:
+            yield rows, *future.result()
+
+
+def _stretches(corpus: Corpus) -> Iterator[pa.Table]:
+    """The rows that make up a document's place and text, about `_AT_ONCE` bytes of text at a time."""
+    for unit in corpus.units():
+        table = corpus.table(unit, ["text", *_PLACE]).combine_chunks()
+        before = np.cumsum(pc.binary_length(table.column("text")).to_numpy(), dtype=np.int64) // _AT_ONCE
+        edges = [0, *(np.flatnonzero(np.diff(before)) + 1).tolist(), len(table)]
+        for start, end in pairwise(edges):
+            yield table.slice(start, end - start)
+
+
+def _encode(texts: pa.ChunkedArray, tokenizer: Tokenizer, marks: tuple[int, int], dtype: str) -> tuple[Tokens, Sizes]:
+    """The tokens of some documents between the marks of their beginning and end, and how many each document has."""
+    found = tokenizer.encode_batch(texts.to_pylist())
+    sizes = np.array([len(ids) + 2 for ids in found], dtype=np.int64)
+    tokens = np.empty(sizes.sum(), np.dtype(dtype).newbyteorder("<"))
+    at = 0
+    for ids in found:
+        end = at + len(ids) + 1
+        tokens[at], tokens[at + 1 : end], tokens[end] = marks[0], ids, marks[1]
+        at = end + 1
+    return tokens, sizes
 
 
 class _Writer:
     """Appends documents to one split."""
 
-    def __init__(self, folder: Path, dtype: str) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.dtype = folder, np.dtype(dtype).newbyteorder("<")
-        self.rows: list[dict[str, str | int]] = []
-        self.tokens = self.bytes = 0
+        self.folder = folder
+        self.tokens = self.bytes = self.documents = 0
+        self._rows: list[pa.Table] = []
         self._file = (folder / TOKENS).open("wb")
 
-    def add(self, document: Document, tokens: list[int]) -> None:
-        self._file.write(np.asarray(tokens, dtype=self.dtype).tobytes())
-        start, self.tokens = self.tokens, self.tokens + len(tokens)
-        self.bytes += len(document.text.encode())
-        self.rows.append(
-            {
-                "id": document.id,
-                "start": start,
-                "end": self.tokens,
-                "source": document.source,
-                "first_line": document.first_line,
-                "last_line": document.last_line,
-                "licence": document.licence,
-            }
-        )
+    def add(self, rows: pa.Table, tokens: Tokens, sizes: Sizes) -> None:
+        """Take documents: their rows of the corpus, their tokens one after another, and how many each has."""
+        self._file.write(tokens.data)
+        ends = self.tokens + np.cumsum(sizes)
+        self.bytes += int(pc.binary_length(rows.column("text")).to_numpy().sum(dtype=np.int64))
+        self.documents += len(rows)
+        self.tokens += len(tokens)
+        columns = {"start": ends - sizes, "end": ends} | {name: rows.column(name) for name in _PLACE}
+        self._rows.append(pa.table(columns).select(_SCHEMA.names).cast(_SCHEMA))
 
     def close(self) -> None:
+        """Write the table of documents."""
         self._file.close()
-        pq.write_table(pa.Table.from_pylist(self.rows, _SCHEMA), self.folder / DOCUMENTS, compression="zstd")
+        table = pa.concat_tables(self._rows).combine_chunks()
+        pq.write_table(table, self.folder / DOCUMENTS, compression="zstd")

@@ -16,6 +16,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders
 from tokenizers import Tokenizer as Backend
 
@@ -33,6 +35,7 @@ from underlay.text.files import (
     read_config,
     stop_ids,
 )
+from underlay.text.ranks import Ranks, ranks_of
 from underlay.text.roles import find_control, find_roles, frame_ends, unknown_id
 from underlay.text.special import GAP, OWN_TEMPLATE, ROLE_KEYS, TRAINED, Special
 from underlay.text.template import ChatTemplate
@@ -163,14 +166,20 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text; never a special one."""
-        with no_panic():
-            return self._checked(self._plain.encode(text, add_special_tokens=False).ids)
+        return self.encode_batch([text])[0].tolist()
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts, on all cores."""
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """`encode` for many texts, as arrays. Several threads may call it at once, and share the work."""
+        ranks = self._ranks
         with no_panic():
-            found = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self._checked(encoding.ids) for encoding in found]
+            found = [None if ranks is None else ranks.encode(text) for text in texts]
+            others = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+            slower = iter(self._plain.encode_batch_fast(others, add_special_tokens=False) if others else ())
+        return [np.array(self._checked(next(slower).ids), np.uint32) if ids is None else ids for ids in found]
+
+    @cached_property
+    def _ranks(self) -> Ranks | None:
+        return ranks_of(json.loads(self._plain.to_str()))
 
     def frame(self, text: str, pair: str | None = None, masks: bool = False) -> Framed:
         """A text, or two, between the marks the tokenizer's maker puts there: `[CLS] a [SEP] b [SEP]`, `<s> a`.
