@@ -1,10 +1,14 @@
 """Datasets: every token leads back to its document, and every step's rows are known from its number."""
 
 import hashlib
+import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +19,9 @@ from underlay.data import Corpus, Dataset, Document, PackConfig, Rows, pack, wri
 from underlay.data.rows import permute
 from underlay.errors import UserError
 from underlay.text import Special
+from underlay.text.ranks import Ranks
+
+PACKING = importlib.import_module("underlay.data.pack")  # `underlay.data.pack` is the function
 
 
 def test_tokens_lead_back_to_their_document_and_text(world: World) -> None:
@@ -45,10 +52,50 @@ def test_documents_are_held_out_by_content(world: World, tmp_path: Path) -> None
     assert held == set(world.heldout.ids) & {document.id for document in subset}
 
 
-def test_packing_is_deterministic(world: World, tmp_path: Path) -> None:
-    pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("at_once", [1, 3000, 1 << 30])
+def test_packing_is_deterministic(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, at_once: int
+) -> None:
+    monkeypatch.setattr(PACKING, "_AT_ONCE", at_once)
+    pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path, threads=threads)
     for path in ("dataset.json", "train/tokens.bin", "train/documents.parquet", "heldout/tokens.bin"):
         assert (tmp_path / path).read_bytes() == (world.folder / path).read_bytes()
+
+
+def test_tokens_do_not_depend_on_the_encoder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of encoding by ranks and by `tokenizers`, each packs the same; the table is what it was when rows were dicts."""
+    assert world.tokenizer._ranks is not None
+    monkeypatch.setattr(Ranks, "encode", lambda *_: None)
+    pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path)
+    for path in ("train/tokens.bin", "heldout/tokens.bin"):
+        assert (tmp_path / path).read_bytes() == (world.folder / path).read_bytes()
+    table = pq.read_table(world.folder / "train/documents.parquet")
+    pq.write_table(pa.Table.from_pylist(table.to_pylist(), table.schema), tmp_path / "again", compression="zstd")
+    assert (tmp_path / "again").read_bytes() == (world.folder / "train/documents.parquet").read_bytes()
+
+
+def test_packing_holds_a_few_stretches_at_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the encoder is, the corpus is not read far ahead of it."""
+    monkeypatch.setattr(PACKING, "_AT_ONCE", 1)
+    read, ahead, written = 0, 0, 0
+    stretches = PACKING._stretches
+
+    def counted(corpus: Corpus) -> Iterator[pa.Table]:
+        nonlocal read, ahead
+        for rows in stretches(corpus):
+            read += 1
+            ahead = max(ahead, read - written)
+            yield rows
+
+    def progress(done: float, total: float | None, **_: float | str) -> None:
+        nonlocal written
+        written += 1
+
+    monkeypatch.setattr(PACKING, "_stretches", counted)
+    pack(world.corpus, world.tokenizer, PackConfig(heldout=0.2), tmp_path, progress, threads=2)
+    assert written == read > 6
+    assert ahead <= 6
 
 
 def test_one_document_is_too_few(world: World, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def same(kind: str, text: str) -> None:
 def test_ids_and_text_are_those_of_the_library(kind: str) -> None:
     for text in TEXTS:
         same(kind, text)
-    assert [ids.tolist() for ids in WORLDS[kind][1].encode_batch(TEXTS)] == [WORLDS[kind][1].encode(text) for text in TEXTS]
+    assert [ids.tolist() for ids in WORLDS[kind][1].encode_batch(TEXTS)] == [
+        WORLDS[kind][1].encode(text) for text in TEXTS
+    ]
 
 
 @kinds

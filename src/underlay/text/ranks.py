@@ -51,7 +51,7 @@ _NEW = "\U00011fd0\U00010fe0\U00010e80\U00011900\U00016a70\U00010570\U00011f04\U
 _NEWER = "\U000105c0\U00010d40\U00010d4a\U00010d50\U00010d69\U00016d40\U00010940\U00011db0\U00016ea0\U000323b0\ua7dc"
 _LONG_SPACE = 1 << 15
 _LONGEST = 1024
-"""Bytes of a token; longer ones no tokenizer has, and to look for the ways to cut them would take long."""
+"""Bytes of a token that merges do not give; to look for the ways to cut longer ones would take long."""
 
 
 class Ranks:
@@ -64,7 +64,7 @@ class Ranks:
         self._encoding = tiktoken.Encoding(
             "ranks", pat_str=pattern, mergeable_ranks=ranks, special_tokens={private_name(): free}
         )
-        self._lengths = np.zeros(free, dtype=np.int64)
+        self._lengths = np.zeros(free, dtype=np.int32)
         self._lengths[list(ranks.values())] = [len(token) for token in ranks]
         self._added = [text for text in added if not any(other in text for other in added if other != text)]
 
@@ -76,10 +76,10 @@ class Ranks:
             return None
         try:
             size = len(text) if text.isascii() else len(text.encode())
-            ids = self._encoding.encode_to_numpy(text)
+            ids = self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:  # half of a surrogate pair
             return None
-        return ids if self._lengths[ids].sum() == size else None
+        return ids if np.take(self._lengths, ids).sum() == size else None
 
 
 def _long_space(text: str) -> bool:
@@ -139,7 +139,7 @@ def _ranks(model: Json) -> dict[bytes, int] | None:
     pairs = [(left, right) for left, right in merges if left + right in vocabulary]
     if (
         any(char not in vocabulary for char in alphabet)
-        or not all(0 < len(name) <= _LONGEST for name in vocabulary)
+        or "" in vocabulary
         or len(set(vocabulary.values())) < len(vocabulary)
         or len(set(pairs)) < len(pairs)
     ):
@@ -147,8 +147,8 @@ def _ranks(model: Json) -> dict[bytes, int] | None:
     whole = models.BPE(model["vocab"], [(left, right) for left, right in merges], cache_capacity=0)
     reached = {name for name in vocabulary if len(name) == 1 or len(whole.tokenize(name)) == 1}
     if model.get("ignore_merges"):
-        known = set(pairs)
-        if any(cut not in known for name in vocabulary.keys() - reached for cut in _cuts(name, vocabulary)):
+        known, others = set(pairs), vocabulary.keys() - reached
+        if any(len(name) > _LONGEST or any(cut not in known for cut in _cuts(name, vocabulary)) for name in others):
             return None
         reached = set(vocabulary)
     made = [vocabulary[left + right] for left, right in pairs if left + right in reached]
