@@ -79,7 +79,7 @@ def pack(
     done, total = 0, sum(map(len, named.values()))
     for corpus in named.values():
         for rows, tokens, sizes in _encoded(corpus, tokenizer, dtype, threads or len(os.sched_getaffinity(0))):
-            held = np.array([id_ in heldout for id_ in rows.column("id").to_pylist()])
+            held = np.array([id_ in heldout for id_ in rows.column("id").to_pylist()], dtype=bool)
             for split, writer in writers.items():
                 chosen = held if split == "heldout" else ~held
                 writer.add(rows.filter(chosen), tokens[np.repeat(chosen, sizes)], sizes[chosen])
