@@ -92,7 +92,7 @@ def measure(threads: int, turns: int) -> dict[str, float]:
         number = iter(range(1_000_000))
 
         def packed() -> int:
-            info = pack(corpus, ours, PackConfig(), scratch / f"packed-{next(number)}").info
+            info = pack(corpus, ours, PackConfig(), scratch / f"packed-{next(number)}", threads=threads).info
             return sum(info.tokens.values())
 
         return {
