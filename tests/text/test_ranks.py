@@ -5,7 +5,6 @@ import random
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 import tiktoken
 from hypothesis import given, settings
@@ -39,6 +38,11 @@ def backend_of(
 
 def encoder_of(backend: Backend) -> Ranks | None:
     return ranks_of(json.loads(backend.to_str()))
+
+
+def ids_of(encoder: Ranks, text: str) -> list[int] | None:
+    found = encoder.encode(text)
+    return None if found is None else found.tolist()
 
 
 def merges_of(draws: random.Random, letters: str, count: int) -> list[tuple[str, str]]:
@@ -110,7 +114,7 @@ def test_all_cuts_as_llama_3_has_them() -> None:
         assert (encoder is None) == (lost == ("ab", "cd"))  # its own bytes give `abcd` by these two
         for text in ("abcd", "aabcd", "abcdabcd abcd", "bcdabcdcd", "abab cdcd bcbcd"):
             if encoder is not None:
-                assert np.array_equal(encoder.encode(text), backend.encode(text).ids)
+                assert ids_of(encoder, text) == backend.encode(text).ids
 
 
 def test_what_merges_do_not_give_arises_nowhere() -> None:
@@ -119,7 +123,7 @@ def test_what_merges_do_not_give_arises_nowhere() -> None:
     encoder = encoder_of(backend)
     assert encoder is not None
     for text in ("abc", "abcabc", "aabc bc"):
-        assert np.array_equal(encoder.encode(text), backend.encode(text).ids)
+        assert ids_of(encoder, text) == backend.encode(text).ids
         assert backend.token_to_id("abc") not in backend.encode(text).ids
 
 
@@ -205,7 +209,7 @@ CUTTERS = {name: cutter(pattern) for name, pattern in PATTERNS.items()}
 def test_expressions_cut_many_languages_alike(kind: str) -> None:
     encoder, backend = CUTTERS[kind]
     for text in declarations():
-        assert np.array_equal(encoder.encode(text), backend.encode(text).ids)
+        assert ids_of(encoder, text) == backend.encode(text).ids
 
 
 @pytest.mark.parametrize("kind", ["L", "Lu", "Lt", "Lm", "Lo", "Ll", "M", "N", "P", "S", "s"])
