@@ -3,7 +3,7 @@
 import json
 import lzma
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ def books() -> Iterator[str]:
     return (row["text"] for row in lines(BOOKS))
 
 
-def code(pattern: str = "**/*.py") -> Iterator[str]:
-    """The standard library of this Python, file by file."""
+def code(pattern: str = "**/*.py", without: Collection[str] = ()) -> Iterator[str]:
+    """The standard library of this Python, file by file, but for folders of some names."""
     folder = Path(sysconfig.get_paths()["stdlib"])
+    skipped = {"site-packages", *without}
     for path in sorted(folder.glob(pattern)):
-        if "site-packages" not in path.relative_to(folder).parts:
+        if not skipped & {*path.relative_to(folder).parts}:
             yield path.read_text("utf-8", errors="replace")

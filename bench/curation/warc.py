@@ -14,6 +14,7 @@ compared. MB are those of unpacked HTML; seconds are those of the processor.
 """
 
 import gzip
+import importlib.metadata
 import itertools
 import json
 import re
@@ -32,8 +33,9 @@ from curation.sides import DATA, DATATROVE, Check, Options, Outcome, Prepared, S
 
 SAMPLES = DATA / "warc-samples"
 WHOLE = ("whirlwind/whirlwind.warc.gz", "example-iana.org-chunked.warc", "example-resource.warc.gz")
-"""Archives whose pages are repeated, and after what in them a text is put."""
+"""Archives whose pages are repeated."""
 PLACES = (rb"mw-parser-output[^>]*>", rb"<body[^>]*>\s*<div[^>]*>", rb"<body[^>]*>\s*<div[^>]*>")
+"""Behind what in them a text is put."""
 MEGABYTES, TURNS, WARM = 24.0, 3, 6
 TARGETS = {"fast": 5.0, "quality": 1.0}
 ALIKE = 0.99
@@ -51,7 +53,8 @@ def real_pages() -> list[bytes]:
         with (SAMPLES / name).open("rb") as file:
             kinds = WarcRecordType.response | WarcRecordType.resource
             record = next(iter(ArchiveIterator(file, record_types=kinds)))
-            record.parse_http(auto_decode="all") if record.is_http else None
+            if record.is_http:
+                record.parse_http(auto_decode="all")
             pages.append(record.reader.read())
     return pages
 
@@ -115,11 +118,11 @@ def _ours(side: str, folder: Path) -> Prepared:
 
     def work(name: str = "warc") -> Corpus:
         shutil.rmtree(made, ignore_errors=True)
-        return gather(GatherConfig(source=(str(folder / name),), html=side), made, processes=1)  # type: ignore[arg-type]
+        return gather(GatherConfig(source=(str(folder / name),), html=side), made, processes=1)
 
     def tell(corpus: Corpus) -> dict[str, Any]:
         found = {document.source.partition("#")[2]: document.text for document in corpus}
-        bad = Counter(entry.rule for entry in corpus.entries() if entry.stage == "gather")
+        bad = Counter(entry.reason for entry in corpus.entries() if entry.stage == "gather")
         return _told(folder, side, found) | {"lost": dict(bad)}
 
     tell(work("warm"))
@@ -157,9 +160,7 @@ def _theirs(side: str, folder: Path) -> Prepared:
 def _told(folder: Path, side: str, found: dict[str, str]) -> dict[str, Any]:
     found = {address: text.strip() for address, text in found.items() if text.strip()}
     (folder / f"{side}.json").write_text(json.dumps(found), "utf-8")
-    from importlib.metadata import version
-
-    return {"texts": len(found), "trafilatura": version("trafilatura")}
+    return {"texts": len(found), "trafilatura": importlib.metadata.version("trafilatura")}
 
 
 # --- The comparison ------------------------------------------------------------------------------------------------
@@ -199,10 +200,9 @@ def measure(options: Options) -> Outcome:
         equal = sum(read[side.name][one] == read[reference.name][one] for one in both) / max(1, len(both))
         alike = statistics.fmean(overlap(read[side.name][one], read[reference.name][one]) for one in both)
         last = side.turns[-1]
-        rows.append(
-            [side.name, f"{side.rate(size):.2f}", f"{1e3 / side.rate(count):.2f}", last["texts"], f"{equal:.4f}"]
-            + [f"{alike:.3f}", ", ".join(f"{n} {why}" for why, n in last["lost"].items())]
-        )
+        lost = ", ".join(f"{n} {why}" for why, n in last["lost"].items())
+        speed = [f"{side.rate(size):.2f}", f"{1e3 / side.rate(count):.2f}"]
+        rows.append([side.name, *speed, last["texts"], f"{equal:.4f}", f"{alike:.3f}", lost])
         figures[side.name] = {"processor_seconds": side.processor(), "MB/s": side.rate(size), "texts": last["texts"]}
         figures[side.name] |= {"equal": equal, "alike": alike, "lost": last["lost"]}
     table(["side", "MB/s", "ms a page", "texts", "equal", "words alike", "lost"], rows)
