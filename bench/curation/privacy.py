@@ -82,14 +82,14 @@ def compared(rows: list[tuple[str, Found]], found: list[Found]) -> dict[str, dic
             counts[span[2], "right"] += any(
                 span[2] == kind and 2 * (min(span[1], b) - max(span[0], a)) > b - a for a, b, kind in labels
             )
-    table = {}
+    told: dict[str, dict[str, float]] = {}
     for kind in GROUPS.values():
-        labels, spans = counts[kind, "labels"], counts[kind, "spans"]
-        recall = counts[kind, "hits"] / max(1, labels)
-        precision = counts[kind, "right"] / max(1, spans)
+        labelled, taken = counts[kind, "labels"], counts[kind, "spans"]
+        recall = counts[kind, "hits"] / max(1, labelled)
+        precision = counts[kind, "right"] / max(1, taken)
         f1 = 2 * precision * recall / max(1e-9, precision + recall)
-        table[kind] = {"labels": labels, "found": spans, "precision": precision, "recall": recall, "f1": f1}
-    return table
+        told[kind] = {"labels": labelled, "found": taken, "precision": precision, "recall": recall, "f1": f1}
+    return told
 
 
 def prose(size: float) -> list[str]:

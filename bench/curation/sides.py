@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ class Side:
         name: str,
         folder: Path,
         python: Path | str = sys.executable,
-        environment: Mapping[str, str] | None = None,
+        environment: dict[str, str] | None = None,
         pinned: bool = True,
     ) -> None:
         """Start it, on one core with one thread if `pinned`, and wait until it is warm."""

@@ -36,7 +36,7 @@ WHOLE = ("whirlwind/whirlwind.warc.gz", "example-iana.org-chunked.warc", "exampl
 """Archives whose pages are repeated."""
 PLACES = (rb"mw-parser-output[^>]*>", rb"<body[^>]*>\s*<div[^>]*>", rb"<body[^>]*>\s*<div[^>]*>")
 """Behind what in them a text is put."""
-MEGABYTES, TURNS, WARM = 24.0, 3, 6
+MEGABYTES, TURNS, WARM = 30.0, 3, 6
 TARGETS = {"fast": 5.0, "quality": 1.0}
 ALIKE = 0.99
 
