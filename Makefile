@@ -50,10 +50,10 @@ docs: $(VENV)/.developing ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Those named gpu_... need a GPU, and are left to whoever has one.
-bench: $(addprefix bench-,$(filter-out gpu_%,$(basename $(notdir $(wildcard bench/*.py))))) ## Run every benchmark that needs no GPU; one of them: make bench-NAME
+bench: $(addprefix bench-,$(filter-out gpu_%,$(basename $(notdir $(wildcard bench/*.py))))) ## Run every benchmark that needs no GPU; one of them: make bench-NAME ARGS=...
 
 bench-%: $(VENV)/.developing
-	$(BIN)/python bench/$*.py
+	$(BIN)/python bench/$*.py $(ARGS)
 
 # A phony target with a recipe of its own, so the pattern above does not take it for a script.
 bench-env: $(VENV)-bench/.installed $(VENV)-litgpt/.installed $(VENV)-datatrove/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)

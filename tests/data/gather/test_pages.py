@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import trafilatura
 from gather_world import PARAGRAPH, gathered, only, outcome, page, pdf, refusal
 
 from underlay.data.gather import workers as workers_module
@@ -23,6 +24,23 @@ def test_the_text_of_a_page(tmp_path: Path, mode: str) -> None:
     text = only(gathered(tmp_path, tmp_path / "page.html", html=mode)).text
     assert all(f"Paragraph {number}." in text for number in range(5))
     assert "Menu" not in text
+
+
+FORMS = (
+    "<form action='/s'><label for='q'>Find</label><input name='q'><select><option>one</option></select>"
+    "<textarea>words</textarea><button>Go</button></form><table><tr><td>Cell</td></tr></table><!-- remark -->"
+    "<?target instruction?><svg><g></g></svg>&unknown;&amp;<A HREF='/x'>Link</A>"
+)
+
+
+@pytest.mark.parametrize("inside", ["", FORMS, f"<form>{FORMS}<p>{PARAGRAPH * 5}</p></form>", "<p>" * 300])
+def test_workers_read_pages_as_trafilatura_does(inside: str) -> None:
+    """They make trees of plain elements and leave out what trafilatura would import: no text may change by it."""
+    html = ARTICLE.replace("Paragraph 2", f"{inside} Paragraph 2")
+    with Workers(1, 60.0) as workers:
+        (reply,) = workers.work([Job("html", html.encode(), 0)])
+    assert reply.text == trafilatura.extract(html, favor_precision=True, include_comments=False)
+    assert "Paragraph 3" in reply.text
 
 
 def test_pages_keep_their_order_and_places_among_other_files(tmp_path: Path) -> None:

@@ -38,6 +38,35 @@ def test_a_web_archive(tmp_path: Path) -> None:
     assert [(entry.line, entry.reason) for entry in ledger] == [(4, "http-status"), (5, "not-text")]
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+@pytest.mark.parametrize("blank", ["\r\n", "\n"])
+@pytest.mark.parametrize("padding", [0, 1 << 15])
+def test_heads_of_records_may_be_written_in_many_ways(tmp_path: Path, end: str, blank: str, padding: int) -> None:
+    """Lines end by one or two bytes, go on in the next one, hold a lone carriage return; the last one is empty."""
+    body = page(PARAGRAPH)
+    head = end.join(
+        [
+            "WARC/1.0",
+            "warc-TYPE: resource",
+            "WARC-Target-URI: http://a.example/one",
+            "\ttwo",
+            "Content-Type: text/html",
+            f"Content-Length: {len(body)}",
+            "X-Long:",
+            " a\rContent-Length: 1" + "x" * padding,
+        ]
+    )
+    path = tmp_path / "crawl.warc"
+    path.write_bytes((head + end + blank).encode() + body + b"\r\n\r\n" + GOOD[0])
+    documents, ledger = outcome(tmp_path, path)
+    assert [document.source.partition("#")[2] for document in documents] == [
+        "http://a.example/0",
+        "http://a.example/one two",
+    ]
+    assert documents[1].text.strip() == PARAGRAPH.strip()
+    assert not ledger
+
+
 @pytest.mark.parametrize(
     ("encoding", "pack"),
     [("gzip", gzip.compress), ("deflate", zlib.compress), ("br", brotli.compress), ("identity", bytes)],

@@ -26,6 +26,22 @@ def page(html: str) -> str:
     return found or ""
 
 
+def plain_elements() -> None:
+    """Have one class for all elements of pages: by itself lxml asks Python for the class of each, to find those of
+    forms, of which trafilatura makes no use."""
+    from lxml import etree, html
+    from trafilatura import utils
+
+    utils.HTML_PARSER.set_element_class_lookup(
+        etree.ElementDefaultClassLookup(
+            element=html.HtmlElement,
+            comment=html.HtmlComment,
+            pi=html.HtmlProcessingInstruction,
+            entity=html.HtmlEntity,
+        )
+    )
+
+
 def pdf(data: bytes, most: int) -> str:
     """The texts of a PDF's pages, up to `most` characters, and its date, as JSON."""
     import pypdfium2
@@ -73,9 +89,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY if hard < 0 else min(_MEMORY, hard), hard))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: whoever started this may be killed itself
+    # trafilatura would import it, and NumPy with it, to tell languages, which nobody asks of it here
+    sys.modules["py3langid"] = None  # type: ignore[assignment]
     import pypdfium2  # noqa: F401 - now, for otherwise it would count as the time of the first page
     import trafilatura  # noqa: F401
 
+    plain_elements()
     with os.fdopen(os.dup(1), "wb") as replies:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 1)

@@ -54,7 +54,13 @@ def plain(text: str) -> str:
 
 def clean(text: str) -> str:
     """JSON and UTF-16 can spell lone surrogates, which no file can hold."""
-    return text if text.isascii() else text.encode("utf-8", errors="replace").decode()
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", errors="replace").decode()
+    return text
 
 
 def decode_page(data: bytes, declared: str | None = None) -> str:

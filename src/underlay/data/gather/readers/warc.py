@@ -132,9 +132,8 @@ class _Source:
     def header(self) -> dict[str, str]:
         """The named fields at the beginning of a record; empty where it has no such beginning."""
         fields: dict[str, str] = {}
-        self.line()
         size, last = 0, ""
-        while (line := self.line()) and line not in _BLANK:
+        for line in self._head():
             size += len(line)
             if size > _HEADER_BYTES:
                 return {}
@@ -146,6 +145,17 @@ class _Source:
                 last = name.strip().lower()
                 fields[last] = value.strip()
         return fields
+
+    def _head(self) -> Iterator[bytes]:
+        """The lines behind the next one, up to an empty one, which is passed over too."""
+        self._hold(_HEADER_BYTES)
+        end = self._held.find(b"\n\r\n", self._at, self._at + _HEADER_BYTES)
+        if end >= 0 and self._held.find(b"\n\n", self._at, end + 1) < 0:  # as nearly all are: taken at once
+            yield from self.read(end + 3 - self._at).split(b"\n")[1:-2]
+            return
+        self.line()
+        while (line := self.line()) and line not in _BLANK:
+            yield line
 
     def put_back(self, block: bytes) -> bool:
         """Put a block back from where a record begins within it; whether one does, or the whole block is there.
