@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from underlay.cli import app
 from underlay.data import Corpus
+from underlay.data.curate.canaries import read
 from underlay.library import Library
 
 
@@ -62,6 +63,7 @@ def test_what_if_makes_nothing(library: Path) -> None:
     [
         (["--preset", "gofer"], "there are basic"),
         (["--what-if", "text.bytes > 1", "--name", "x"], "--name has no meaning"),
+        (["--what-if", "text.bytes > 1", "--canaries", "3"], "--canaries has no meaning"),
         (["--what-if", "text.bytes >"], "is no condition"),
         (["--rule", "text.bytes > 1"], "write it as name="),
     ],
@@ -97,3 +99,19 @@ def test_why_and_forget(library: Path) -> None:
     }
     assert "asked" in underlay(library, "data", "why", document.id)
     assert "excluded before" in underlay(library, "data", "forget", document.id)
+
+
+def test_canaries_are_planted_as_often_as_told(library: Path) -> None:
+    asked = ["curate", "corpus:notes-raw", "--canaries", "4", "--set", "curate.canaries.seed=3", "--name", "watched"]
+    shown = underlay(library, *asked)
+    assert "Planted: 4 canaries as 22 documents" in shown
+    curated = Library(library).find("corpus:watched", "corpus")
+    assert curated.manifest.metrics["canaries"] == {"different": 4, "documents": 22}
+    assert curated.manifest.config["canaries"] == {"count": 4, "copies": [1, 4, 16], "seed": 3}
+    planted = read(curated.folder)
+    assert [one["copies"] for one in planted] == [1, 4, 16, 1]
+    texts = [document.text for document in Corpus(curated.folder)]
+    assert [sum(one["prefix"] + one["secret"] in text for text in texts) for one in planted] == [1, 4, 16, 1]
+    again = json.loads(underlay(library, *asked, "--json"))
+    assert again["curate"] == curated.reference
+    assert not read(Library(library).find("corpus:notes", "corpus").folder)

@@ -62,6 +62,10 @@ def curate(
         typer.Option(metavar="CONDITION", help="Make nothing: say what this rule would keep; repeatable."),
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Documents shown of each fate, with --what-if.")] = 3,
+    canaries: Annotated[
+        int,
+        typer.Option(min=0, max=10_000, metavar="N", help="Plant N random sequences, to measure memorisation later."),
+    ] = 0,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the curated corpus.")] = None,
     set_: SetOption = None,
     library: LibraryOption = None,
@@ -80,8 +84,9 @@ def curate(
     shelf = open_library(library)
     raw = shelf.find(corpus, "corpus")
     if what_if:
-        if name or set_:
-            raise UserError(f"--what-if makes nothing, so {'--name' if name else '--set'} has no meaning beside it")
+        for option, given in (("--name", name), ("--set", set_), ("--canaries", canaries)):
+            if given:
+                raise UserError(f"--what-if makes nothing, so {option} has no meaning beside it")
         with Display(console(stderr=True)) as display:
             answer = ask(shelf, raw, what_if, display, preset or (), rule or (), examples)
         if json_:
@@ -89,7 +94,7 @@ def curate(
         else:
             _show_answer(console(), answer)
         return
-    recipe = curate_recipe(shelf, raw, name, preset or (), rule or (), set_ or ())
+    recipe = curate_recipe(shelf, raw, name, preset or (), rule or (), set_ or (), canaries)
     with Display(console(stderr=json_)) as display:
         made = run_recipe(recipe, shelf, display)
     if json_:
@@ -117,6 +122,9 @@ def _show_funnel(out: Console, shelf: "Library", curated: "Artifact") -> None:
         style = "bold" if reason in ("found", "kept") else ""
         table.add_row(reason, f"{documents:,}", amount(size, "B"), style=style)
     out.print(table)
+    if planted := curated.manifest.metrics.get("canaries"):
+        counts = f"{planted['different']:,} canaries as {planted['documents']:,} documents"
+        out.print(f"Planted: {counts}, listed in canaries.json beside the data card", markup=False)
     out.print(f"Data card: {_card(curated)}", markup=False)
 
 

@@ -45,15 +45,18 @@ def curate_recipe(
     presets: Sequence[str] = (),
     rules: Sequence[str] = (),
     assignments: Sequence[str] = (),
+    canaries: int = 0,
 ) -> Recipe:
     """A recipe that tags a corpus with what its rules need, unless that was done, and curates it.
 
-    rules: conditions to stay, `name=condition`, or `name=null` to take one away. Raises UserError as `read_recipe`
-    does.
+    rules: conditions to stay, `name=condition`, or `name=null` to take one away. canaries: how many different ones are
+    planted. Raises UserError as `read_recipe` does.
     """
     own = _rules(rules)
     chosen = {"presets": list(presets)} if presets else {}
     curate: dict[str, Any] = {"corpus": corpus.reference, **chosen, **({"rules": own} if own else {})}
+    if canaries:
+        curate["canaries"] = {"count": canaries}
     config = parse(CurateConfig, {"rules": own, **chosen}, "underlay curate")
     needed = _taggers(config)
     found = _attributes(library, corpus, needed)
