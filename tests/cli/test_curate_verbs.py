@@ -75,6 +75,27 @@ def test_what_cannot_be_is_one_line(library: Path, arguments: list[str], complai
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_one_card_of_several_corpora(library: Path, tmp_path: Path) -> None:
+    asked = ["card", "corpus:notes", "corpus:notes-raw", "--output", str(tmp_path / "cards")]
+    assert f"Data card: {tmp_path}" in underlay(library, *asked)
+    told = json.loads(underlay(library, *asked, "--json"))
+    text = Path(told["markdown"]).read_text("utf-8")
+    first = {path.name: path.read_bytes() for path in (tmp_path / "cards").iterdir()}
+    counts = [len(Corpus(Library(library).find(one).folder)) for one in ("corpus:notes", "corpus:notes-raw")]
+    assert f"**{sum(counts)} documents" in text
+    assert "## Part notes-raw" in text
+    assert "too-short" in text
+    assert set(first) == {"card.html", "card.md"}
+    underlay(library, *asked)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cards").iterdir()} == first
+    for wrong, complaint in (
+        (["corpus:notes", "corpus:notes"], "is named twice"),
+        (["attributes:notes"], "a card is of corpora, a dataset, or a model"),
+    ):
+        result = CliRunner().invoke(app, ["card", *wrong, "--library", str(library)])
+        assert (result.exit_code, complaint in result.stderr) == (2, True)
+
+
 def test_why_and_forget(library: Path) -> None:
     corpus = Library(library).find("corpus:notes")
     document = next(iter(Corpus(corpus.folder)))

@@ -12,6 +12,7 @@ from underlay.data import Corpus, Dataset
 from underlay.data.curate import Attributes
 from underlay.library import Artifact, Library
 from underlay.recipe import read_recipe, run_recipe
+from underlay.recipe.carding import card_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SOURCES = {
@@ -79,6 +80,19 @@ def test_every_document_says_where_it_is_from_and_in_which_language(made: dict[s
         Corpus(made["gather-books"].folder).units()[0], ["language.code"]
     )
     assert set(codes.column(0).to_pylist()) == {"en"}
+
+
+def test_one_card_tells_of_all_four(made: dict[str, Artifact], library: Library, tmp_path: Path) -> None:
+    page, text = card_of(library, [made["pack"].reference], tmp_path)
+    said = text.read_text("utf-8")
+    metrics = made["pack"].manifest.metrics
+    assert f"{metrics['tokens']['train']:,} tokens to learn from" in said
+    for name in ("web", "wiki", "books", "code"):
+        assert f"## Part {name}" in said
+        assert f"{metrics['parts'][name]['train']:,}" in said
+        kept = made[name].manifest.metrics["documents"]
+        assert f"| documents kept | {kept:,} of" in said
+    assert page.stat().st_size > 10_000
 
 
 def test_each_has_a_card_that_names_its_sources(made: dict[str, Artifact]) -> None:

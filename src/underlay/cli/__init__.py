@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from underlay import __version__
-from underlay.cli import curate, data, doctor, embed, fill, generate, library, plan, run, serve, trace, transfer
+from underlay.cli import card, curate, data, doctor, embed, fill, generate, library, plan, run, serve, trace, transfer
 from underlay.errors import MachineError, UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -66,7 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, curate, data, generate, fill, embed, trace, serve, doctor, plan):
+for module in (run, curate, card, data, generate, fill, embed, trace, serve, doctor, plan):
     module.register(app)
 transfer.register(library.app)
 app.add_typer(library.app, name="library")

@@ -139,6 +139,9 @@ def test_memory_holds_only_what_is_frequent(tmp_path: Path, monkeypatch: pytest.
         ("s3://bucket", "bucket"),
         ("python-stdlib/json/decoder.py", "python-stdlib/json/"),
         ("a.txt", "a.txt"),
+        ("crawl.warc.gz#https://example.org/a#b", "example.org"),
+        ("s3://bucket/crawl.warc.gz#http://example.org/", "example.org"),
+        ("wiki/dump.xml#Some/page", "wiki/dump.xml#Some/"),
         ("/a.txt", "/"),
     ],
 )

@@ -172,6 +172,42 @@ def summarize(raw: Corpus, attributes: Attributes, verdicts: Verdicts, curated: 
     )
 
 
+def summarize_gathered(corpus: Corpus) -> Summary:
+    """Count and sample what stands in a corpus that nobody curated: all that was found is kept."""
+    tallies = {name: _Tally() for name in ("sizes", "kinds", "licences", "places", "years")}
+    whole = Share()
+    for unit in corpus.units():
+        rows, sizes = corpus.table(unit, _COLUMNS), corpus.sizes(unit)
+        for kept in (False, True):
+            _count(whole, tallies, rows, sizes, kept)
+    drops = [
+        Drop(reason, "", WHY.get(reason, ""), documents, size)
+        for decision, reason, documents, size in corpus.tally()
+        if decision == "drop"
+    ]
+    whole.found += sum(drop.documents for drop in drops)
+    whole.found_bytes += sum(drop.bytes for drop in drops)
+    sorted_ = {name: tally.sorted() for name, tally in tallies.items()}
+    return Summary(
+        found=whole,
+        drops=tuple(drops),
+        changes={},
+        private={},
+        sizes={int(name): share for name, share in sorted(sorted_["sizes"].items(), key=lambda one: int(one[0]))},
+        kinds=sorted_["kinds"],
+        licences=sorted_["licences"],
+        places=sorted_["places"],
+        years=dict(sorted(sorted_["years"].items())),
+        languages={},
+        terms={},
+        terms_in=Share(),
+        copies={},
+        clusters=0,
+        largest=(),
+        samples={"kept": _kept_samples(corpus)},
+    )
+
+
 def private_data(corpus: Corpus) -> dict[str, int]:
     """Places masked in a corpus, by what stood there, the most frequent first."""
     found: Counter[str] = Counter()
@@ -186,8 +222,11 @@ def private_data(corpus: Corpus) -> dict[str, int]:
 
 
 def place_of(source: str) -> str:
-    """Where a document comes from, coarsely: the host of a web address, the folder of a file."""
-    if address := _ADDRESS.match(source):
+    """Where a document comes from, coarsely: the host of a web address, the folder of a file.
+
+    Of a page in an archive, `crawl.warc.gz#https://example.org/a`, the address is its own.
+    """
+    if address := _ADDRESS.match(source.partition("#")[2]) or _ADDRESS.match(source):
         return address[1].lower() or UNKNOWN
     folder, slash, _ = source.rpartition("/")
     return folder + slash if slash else source
@@ -318,13 +357,13 @@ def _kept_sources(curated: Corpus, ids: list[str]) -> dict[str, str]:
 
 
 def _samples(raw: Corpus, curated: Corpus) -> dict[str, list[Sample]]:
-    samples = {**_dropped(raw, None), **_dropped(curated, raw)}
-    first = curated.units()[0]
-    for row in range(min(_KEPT_SAMPLES, first.documents)):
-        document = curated.document(first, row)
-        shown = Sample(document.id, document.source, document.first_line, "", beginning(document.text))
-        samples.setdefault("kept", []).append(shown)
-    return samples
+    return {**_dropped(raw, None), **_dropped(curated, raw), "kept": _kept_samples(curated)}
+
+
+def _kept_samples(corpus: Corpus) -> list[Sample]:
+    first = corpus.units()[0]
+    documents = (corpus.document(first, row) for row in range(min(_KEPT_SAMPLES, first.documents)))
+    return [Sample(one.id, one.source, one.first_line, "", beginning(one.text)) for one in documents]
 
 
 def _dropped(corpus: Corpus, raw: Corpus | None) -> dict[str, list[Sample]]:

@@ -1,0 +1,163 @@
+"""The data card of several corpora: a table of the parts, how much of each a model reads, then each part.
+
+Shares of the whole are weighed: a licence that has a tenth of a part of which half is read has a twentieth of what is
+read. Without a run nobody knows what will be read; then tokens are the weights, or bytes where there are none either.
+One page in HTML and the same in Markdown. Equal figures give equal bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from underlay.data.curate.canaries import SOURCE
+from underlay.data.curate.summary import UNKNOWN, Share, Summary
+from underlay.evaluate.card import PAGE, TEXT
+from underlay.evaluate.page import render, render_markdown
+
+_MOST, _MOST_OF_PART = 12, 5
+_LONGEST_NAME = 90
+_KINDS = {
+    "languages": ("Languages", "As the tagger language takes them to be; parts in which it did not look are unknown."),
+    "licences": ("Licences", "What the documents, or the files beside them, state."),
+    "kinds": ("Kinds of text", "What the documents are written in, by the endings of their files."),
+    "places": ("Where from", "The folders and hosts that most of the text comes from."),
+}
+
+
+@dataclass(frozen=True)
+class PartData:
+    """One corpus of a mixture."""
+
+    name: str
+    reference: str
+    sources: tuple[str, ...]
+    """What was gathered."""
+    summary: Summary
+    tokens: int | None = None
+    """That can be learned from, once packed."""
+    read: int | None = None
+    """Tokens that a model has read."""
+    passes: float | None = None
+    """How often it has read the part: its epochs."""
+
+
+@dataclass(frozen=True)
+class MixData:
+    """All that the card shows."""
+
+    name: str
+    reference: str
+    """Of the dataset or the model; empty where corpora were named."""
+    parts: tuple[PartData, ...]
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is known how many tokens all parts have."""
+        return all(part.tokens is not None for part in self.parts)
+
+    @property
+    def run(self) -> bool:
+        """Whether it is known how much of all parts was read."""
+        return all(part.read is not None for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A name's bytes among all that is kept, and its shares of that and of what is read."""
+
+    name: str
+    bytes: int
+    stored: float
+    read: float
+
+
+def write_mix_card(data: MixData, folder: Path) -> tuple[Path, Path]:
+    """Write `card.html` and `card.md`; tells where."""
+    values = _values(data)
+    (folder / PAGE).write_bytes(render("mixcard.html", **values))
+    (folder / TEXT).write_bytes(render_markdown("mixcard.md", **values))
+    return folder / PAGE, folder / TEXT
+
+
+def _values(data: MixData) -> dict[str, Any]:
+    parts = tuple(sorted(data.parts, key=lambda part: (-_weight(part, data), part.name)))
+    stored = _shares([part.summary.found.kept_bytes for part in parts])
+    weights = _shares([_weight(part, data) for part in parts])
+    return {
+        "data": data,
+        "rows": [(*row, _details(row[0])) for row in zip(parts, stored, weights, strict=True)],
+        "packed": data.packed,
+        "run": data.run,
+        "documents": sum(part.summary.found.kept - part.summary.planted for part in parts),
+        "planted": sum(part.summary.planted for part in parts),
+        "found": sum(part.summary.found.found for part in parts),
+        "size": sum(part.summary.found.kept_bytes for part in parts),
+        "tokens": sum(part.tokens or 0 for part in parts),
+        "read": sum(part.read or 0 for part in parts),
+        "rankings": [(title, why, _ranked(parts, weights, kind)) for kind, (title, why) in _KINDS.items()],
+    }
+
+
+def _weight(part: PartData, data: MixData) -> int:
+    """How much of it is read, as far as that is known."""
+    return (part.read if data.run else part.tokens if data.packed else part.summary.found.kept_bytes) or 0
+
+
+def _shares(amounts: list[int]) -> list[float]:
+    whole = sum(amounts) or 1
+    return [amount / whole for amount in amounts]
+
+
+def _ranked(parts: tuple[PartData, ...], weights: list[float], kind: str) -> list[Row]:
+    """Names by how much of them is read, the small ones together."""
+    sizes: dict[str, int] = {}
+    read: dict[str, float] = {}
+    for part, weight in zip(parts, weights, strict=True):
+        kept = part.summary.found.kept_bytes
+        shares: Mapping[str, Share] = getattr(part.summary, kind) or {UNKNOWN: Share(kept_bytes=kept)}
+        whole = sum(share.kept_bytes for share in shares.values()) or 1
+        for name, share in shares.items():
+            if share.kept_bytes:
+                sizes[name] = sizes.get(name, 0) + share.kept_bytes
+                read[name] = read.get(name, 0.0) + weight * share.kept_bytes / whole
+    if set(sizes) <= {UNKNOWN}:
+        return []
+    whole = sum(sizes.values())
+    names = sorted(sizes, key=lambda name: (-read[name], name))
+    rows = [Row(_short(name), sizes[name], sizes[name] / whole, read[name]) for name in names]
+    if len(rows) <= _MOST + 1:
+        return rows
+    rest = rows[_MOST:]
+    stored, more = (sum(getattr(row, what) for row in rest) for what in ("stored", "read"))
+    return [*rows[:_MOST], Row(f"{len(rest):,} others", sum(row.bytes for row in rest), stored, more)]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}"
+
+
+def _details(part: PartData) -> dict[str, Any]:
+    """What is said of one part: pairs of a name and a share by heading, and single figures."""
+    found = part.summary
+    lists = {}
+    for kind, (title, _) in _KINDS.items():
+        shares: Mapping[str, Share] = getattr(found, kind)
+        whole = sum(share.kept_bytes for share in shares.values()) or 1
+        kept = [(name, share.kept_bytes / whole) for name, share in shares.items() if share.kept_bytes]
+        named = sorted(kept, key=lambda one: (-one[1], one[0]))
+        lists[title] = [(_short(name), share) for name, share in named[:_MOST_OF_PART]]
+        if len(named) > _MOST_OF_PART:
+            rest = named[_MOST_OF_PART:]
+            lists[title].append((f"{len(rest):,} others", sum(share for _, share in rest)))
+    years = [year for year, share in found.years.items() if year != UNKNOWN and share.kept]
+    drops = sorted((drop for drop in found.drops if drop.documents), key=lambda drop: (-drop.documents, drop.reason))
+    return {
+        "lists": {title: rows for title, rows in lists.items() if rows},
+        "years": f"{min(years)} to {max(years)}" if len(years) > 1 else "".join(years),
+        "undated": found.years.get(UNKNOWN, Share()).kept,
+        "drops": [(drop.reason, drop.condition, drop.documents) for drop in drops[:_MOST_OF_PART]],
+        "more_drops": sum(drop.documents for drop in drops[_MOST_OF_PART:]),
+        "masked": sum(found.private.values()),
+        "sample": next((one for one in found.samples.get("kept", ()) if one.source != SOURCE), None),
+    }
