@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCE ?=
+# What make fuzz reads, each group for so many seconds.
+GROUPS  ?= text records columns web archives packed unnamed pdf
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow check format docs bench bench-env clean
+.PHONY: help quickstart test slow check format docs fuzz bench bench-env clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +26,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.python
 
 $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+$(VENV)/.fuzzing: $(VENV)/.developing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@touch $@
 
 quickstart: $(VENV)/.installed ## Grow a code model from this machine's Python and trace its answers (SOURCE=path: from your files)
@@ -45,6 +52,10 @@ check: $(VENV)/.developing ## Lint, types, floors, docs
 format: $(VENV)/.developing ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Not part of any check: what it finds becomes a test of tests/data/gather/test_hostile_files.py.
+fuzz: $(VENV)/.fuzzing ## Fuzz the readers of sources (GROUPS="web pdf", SECONDS=180)
+	@for group in $(GROUPS); do $(BIN)/python tests/fuzz/readers.py $$group --seconds $(SECONDS) || exit 1; done
 
 docs: $(VENV)/.developing ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -37,7 +37,8 @@ ReadMember = Callable[[Task], Iterator[Item]]
 class _Sample:
     """Members that belong together."""
 
-    key: str
+    key: str | None
+    """None before the first."""
     media: list[tuple[str, str]] = field(default_factory=list)
     """(name, SHA-256)"""
     texts: list[tuple[Member, bytes]] = field(default_factory=list)
@@ -49,7 +50,7 @@ class _Sample:
 
 def _members(task: Task, members: Iterator[Member | BadRecord], read: ReadMember) -> Iterator[Item]:
     """The documents of an archive."""
-    sample = _Sample("")
+    sample = _Sample(None)
     anything = False
     for member in members:
         anything = True

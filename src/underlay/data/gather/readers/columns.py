@@ -4,7 +4,7 @@ Nothing in these files is trusted: Arrow's buffers are validated before a value 
 read at once follows from how large they say they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -25,30 +25,42 @@ class NoTextError(Exception):
 
 
 def read_parquet(task: Task, start: Mark) -> Iterator[Item]:
-    """The documents of a Parquet file; a mark's offset is the number of a row group."""
+    """The documents of a Parquet file; a mark's offset is the number of a row group. A damaged group is passed over."""
     number = start.record
-    offset = 0
     try:
         with task.file() as file:
             table = pq.ParquetFile(file)
             names = _useful(table.schema_arrow, task)
             for group in range(start.offset, table.num_row_groups):
                 yield Mark(group, number)
-                told = table.metadata.row_group(group)
-                rows = max(1, min(1024, _AT_ONCE * max(1, told.num_rows) // max(1, told.total_byte_size)))
-                for place, batch in enumerate(table.iter_batches(rows, row_groups=[group], columns=names)):
-                    if place == 0:
-                        offset = _offset(table.metadata, group, names[0])
-                    yield from _documents(batch, task, number, offset)
-                    number += len(batch)
+                number = yield from _group(task, table, group, names, number)
     except NoTextError as error:
         yield task.bad(1, task.size, "no-text", str(error))
         return
     except _ERRORS as error:
-        yield task.bad(number, task.size, "bad-parquet", f"not Parquet: {_line(error)}", offset)
+        yield task.bad(number, task.size, "bad-parquet", f"not Parquet: {_line(error)}")
         return
     if number == 1:
         yield task.bad(1, task.size, "empty", "no records")
+
+
+def _group(task: Task, table: pq.ParquetFile, group: int, names: list[str], first: int) -> Generator[Item, None, int]:
+    """The documents of a row group; returns the number of the record behind it."""
+    told = table.metadata.row_group(group)
+    number, behind = first, first + max(1, told.num_rows)
+    rows = max(1, min(1024, _AT_ONCE * max(1, told.num_rows) // max(1, told.total_byte_size)))
+    offset = 0
+    try:
+        for place, batch in enumerate(table.iter_batches(rows, row_groups=[group], columns=names)):
+            if place == 0:
+                offset = min(max(0, _offset(table.metadata, group, names[0])), task.size)
+            yield from _documents(batch, task, number, offset)
+            number += len(batch)
+    except _ERRORS as error:
+        detail = f"row group {group}, from record {number} on: {_line(error)}"
+        yield task.bad(number, max(0, told.total_byte_size), "bad-parquet", detail, offset)
+        return max(number, behind)
+    return number
 
 
 def _offset(metadata: pq.FileMetaData, group: int, name: str) -> int:
@@ -64,24 +76,33 @@ def _offset(metadata: pq.FileMetaData, group: int, name: str) -> int:
 def read_arrow(task: Task, start: Mark) -> Iterator[Item]:
     """The documents of an Arrow file or stream, as a Hugging Face dataset is kept; a mark's offset is a batch's
     number."""
-    number, place = start.record, start.offset
+    number = start.record
     try:
         with task.file() as file:
             is_file = file.read(8) == b"ARROW1\0\0"
             file.seek(0)
             if is_file:
                 table = pa.ipc.open_file(file)
-                batches = (table.get_batch(one) for one in range(start.offset, table.num_record_batches))
+                for place in range(start.offset, table.num_record_batches):
+                    yield Mark(place, number)
+                    try:
+                        batch = table.get_batch(place)
+                        batch.validate(full=True)
+                    except _ERRORS as error:  # the next one stands elsewhere
+                        yield task.bad(number, 0, "bad-arrow", f"batch {place} of records: {_line(error)}")
+                        number += 1
+                        continue
+                    yield from _documents(batch.select(_useful(batch.schema, task)), task, number, 0)
+                    number += len(batch)
             else:
                 batches = iter(pa.ipc.open_stream(file))
                 for _ in range(start.offset):
                     next(batches)
-            for batch in batches:
-                yield Mark(place, number)
-                batch.validate(full=True)
-                yield from _documents(batch.select(_useful(batch.schema, task)), task, number, 0)
-                number += len(batch)
-                place += 1
+                for place, batch in enumerate(batches, start.offset):
+                    yield Mark(place, number)
+                    batch.validate(full=True)
+                    yield from _documents(batch.select(_useful(batch.schema, task)), task, number, 0)
+                    number += len(batch)
     except NoTextError as error:
         yield task.bad(1, task.size, "no-text", str(error))
         return

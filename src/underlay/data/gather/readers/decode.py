@@ -63,6 +63,11 @@ def clean(text: str) -> str:
     return text
 
 
+def clean_name(name: str) -> str:
+    """A name or an address as a source of documents may be called: without zero characters too, which end names."""
+    return clean(name).replace("\0", "")
+
+
 def decode_page(data: bytes, declared: str | None = None) -> str:
     """A page to text: by its byte order mark, what its server or itself declares, as UTF-8, or by what it looks
     like."""

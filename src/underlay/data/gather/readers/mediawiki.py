@@ -105,7 +105,7 @@ def _pages(stream: Stream, most: int) -> Iterator[tuple[int, int, bytes | None]]
 
 def _article(task: Task, site: _Site, page: bytes, number: int, offset: int) -> Item:
     try:
-        text = page.decode()
+        text = page.decode().replace("\0", "")
     except UnicodeDecodeError as error:
         return task.bad(number, len(page), "not-utf8", f"page {number} is not UTF-8: {error.reason}", offset)
     title = html.unescape(_inside(text, "title") or "").strip()

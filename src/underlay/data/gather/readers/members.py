@@ -16,7 +16,7 @@ from typing import IO, BinaryIO
 
 from underlay.data.gather.items import BadRecord, Mark
 from underlay.data.gather.opening import Stream
-from underlay.data.gather.readers.decode import clean
+from underlay.data.gather.readers.decode import clean, clean_name
 from underlay.data.gather.task import Task
 
 _BLOCK = 512
@@ -101,7 +101,7 @@ def tar_members(task: Task, stream: Stream) -> Iterator[Member | BadRecord]:
             continue
         size = long_size if long_size >= 0 else size
         if kind in _FILES:
-            name = clean(long_name or _name_in(block))
+            name = clean_name(long_name or _name_in(block))
             member = Member(name, size, begin, stream.mark(1, begin), stream.read)
             yield member
             stream.skip(_padded(size) - (size - member.left))
@@ -168,7 +168,7 @@ def zip_members(task: Task, archive: zipfile.ZipFile, file: BinaryIO, start: Mar
             return
         if number < start.offset or info.filename.endswith("/"):
             continue
-        name, offset = clean(info.filename), max(0, info.header_offset)
+        name, offset = clean_name(info.filename), min(max(0, info.header_offset), packed)
         try:
             content = archive.open(info)
         except ZIP_ERRORS as error:

@@ -13,7 +13,7 @@ from underlay.data.gather.items import BadRecord
 from underlay.data.gather.kinds import kind_of
 from underlay.data.gather.licences import spdx
 from underlay.data.gather.readers.dates import iso_date
-from underlay.data.gather.readers.decode import clean
+from underlay.data.gather.readers.decode import clean, clean_name
 from underlay.data.gather.task import Task
 
 LICENCE_FIELDS = ("license", "licence", "license_spdx_id")
@@ -29,6 +29,7 @@ def from_record(record: Any, task: Task, number: int, offset: int, size: int) ->
     text = _first(fields, wanted)
     if text is None:
         return task.bad(number, size, "no-text", f"record {number} has no {' or '.join(wanted)} field", offset)
+    text = text.replace("\0", "")  # JSON and columns can spell it; no page of text has it
     if not text.strip():
         return task.bad(number, size, "empty", f"record {number} has an empty text", offset)
     if (
@@ -48,7 +49,7 @@ def from_record(record: Any, task: Task, number: int, offset: int, size: int) ->
 
 def named(source: str, address: str | None) -> str:
     """How a document calls its source, where it has an address of its own: `crawl.warc.gz#https://example.com/`."""
-    return f"{source}#{clean(address[:2000])}" if address else source
+    return f"{source}#{clean_name(address[:2000])}" if address else source
 
 
 def _first(fields: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -62,7 +63,7 @@ def _medium(fields: Mapping[str, Any], task: Task, number: int) -> str | None:
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
             path = value.get("path")
             where = path if isinstance(path, str) and path else f"{task.name}#{number}"
-            return f"{hashlib.sha256(value['bytes']).hexdigest()}:{clean(where[:2000])}"
+            return f"{hashlib.sha256(value['bytes']).hexdigest()}:{clean_name(where[:2000])}"
         path = value.get("path") if isinstance(value, dict) else value
         if isinstance(path, str) and kind_of(path).reader == "media":
             return task.media(path)

@@ -30,11 +30,12 @@ def read(task: Task, start: Mark) -> Iterator[Item]:
             if something:
                 yield stream.mark(line, offset)
             if piece.strip():
-                something = True
                 text = decode(piece, task, line, offset)
                 if isinstance(text, BadRecord):
+                    something = True
                     yield text
-                else:
+                elif text.strip():  # there are blanks that bytes do not know
+                    something = True
                     yield task.document(text, line, line + text.rstrip("\n").count("\n"), offset, licence)
             line += piece.count(b"\n") + (piece.count(b"\r") - piece.count(b"\r\n") if b"\r" in piece else 0)
         if not something and not stream.broken:
@@ -126,11 +127,15 @@ def _wide(task: Task, licence: str, encoding: str, mark: int) -> Iterator[Item]:
             1, len(data), "not-text", f"not {encoding.upper()}, which its byte order mark says: {error.reason}"
         )
         return
-    start, line, offset = 0, 1, mark
+    start, line, offset, something = 0, 1, mark, False
+    longest = task.config.max_document_bytes // 4  # in UTF-8 no character is longer
     while start < len(text):
         match = _WIDE_EMPTY_LINE.search(text, start + task.config.piece_bytes)
         end = match.end() if match and len(text) - match.end() >= task.config.piece_bytes // 4 else len(text)
+        end = min(end, start + longest)
+        end -= text[end - 1 : end + 1] == "\r\n"
         piece = plain(text[start:end])
+        something |= bool(piece.strip())
         if "\0" in piece:
             yield task.bad(line, end - start, "binary", "binary: a zero character", offset)
         elif piece.strip():
@@ -138,3 +143,5 @@ def _wide(task: Task, licence: str, encoding: str, mark: int) -> Iterator[Item]:
         offset += len(text[start:end].encode(encoding))
         line += piece.count("\n")
         start = end
+    if not something:
+        yield task.bad(1, len(data), "empty", "an empty file")

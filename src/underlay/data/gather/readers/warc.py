@@ -190,6 +190,8 @@ class _Content:
 
 def _documents(task: Task, head: Mapping[str, str], block: bytes, number: int, offset: int) -> Iterator[Item]:
     kind = head.get("warc-type", "")
+    if not kind:
+        yield task.bad(number, len(block), "bad-warc", "a record that does not say its type", offset)
     if kind not in _DOCUMENTS:
         return
     address = head.get("warc-target-uri", "").strip("<>")
