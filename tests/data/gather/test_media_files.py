@@ -231,3 +231,62 @@ def test_one_caption_alone(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(PNG)
     (tmp_path / "cat.txt").write_text("A cat.")
     assert only(gathered(tmp_path, tmp_path / "cat.txt")).media == "", "a file that is named itself stands for itself"
+
+
+MIT = b"Permission is hereby granted, free of charge, to any person obtaining a copy of this software\n"
+TREE = {
+    "proj/a.py": b"print(1)\n",
+    "proj/sub/deep/b.py": b"print(2)\n",
+    "proj/vendor/c.py": b"print(3)\n",
+    "proj/vendor/d.py": b"# SPDX-License-Identifier: ISC\nprint(4)\n",
+    "other/e.py": b"print(5)\n",
+    "/abs/f.py": b"print(6)\n",
+    "proj/vendor/COPYING": b"CC0 1.0 Universal\n",
+    "proj/LICENSE": MIT,
+    "proj/LICENSE.other": b"CC0 1.0 Universal\n",
+    "other/LICENSE": b"Words that are no licence.\n",
+}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"), [("tar", tar), ("tar.gz", lambda m: gzip.compress(tar(m))), ("zip", zipped)]
+)
+def test_licence_files_in_archives_count_for_what_is_beside_and_below_them(
+    tmp_path: Path, ending: str, pack: object
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "LICENSE").write_text("Apache License, Version 2.0\n")
+    (source / f"a.{ending}").write_bytes(pack(TREE))  # type: ignore[operator]
+    found = {one.source.partition(f".{ending}/")[2]: one.licence for one in gathered(tmp_path, source)}
+    assert {name.strip("/"): licence for name, licence in found.items()} == {
+        "proj/a.py": "MIT",
+        "proj/sub/deep/b.py": "MIT",
+        "proj/vendor/c.py": "CC0-1.0",
+        "proj/vendor/d.py": "ISC",
+        "other/e.py": "Apache-2.0",
+        "abs/f.py": "Apache-2.0",
+    }
+
+
+@pytest.mark.parametrize("pack", [tar, zipped])
+def test_a_licence_at_the_top_of_an_archive_counts_for_all_of_it(tmp_path: Path, pack: object) -> None:
+    path = tmp_path / ("a.tar" if pack is tar else "a.zip")
+    deep = "/".join("d" * 90) + "/x.txt"
+    path.write_bytes(pack({"a.txt": b"one", deep: b"two", "LICENSE": MIT}))  # type: ignore[operator]
+    assert {one.licence for one in gathered(tmp_path, path)} == {"MIT"}
+
+
+def test_a_licence_that_cannot_be_read_states_nothing(tmp_path: Path) -> None:
+    data = bytearray(zipped({"LICENSE": MIT, "a.txt": b"words"}))
+    data[data.index(b"LICENSE") + 7] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(data)
+    assert only(gathered(tmp_path, tmp_path / "a.zip")).licence == "NOASSERTION"

@@ -12,6 +12,9 @@ from underlay.data.document import NO_LICENCE
 
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*([A-Za-z0-9.+-]+(?: (?:OR|AND|WITH) [A-Za-z0-9.+-]+){0,20})")
 _NAMES = ("LICENSE", "LICENCE", "COPYING")
+LICENCE_BYTES = 1 << 16
+"""So much of a file that may state a licence is read."""
+_DEEPEST = 100
 _CARDS = ("dataset_info.json", "README.md")
 # Sentences that stand in one licence's text and in no other's, the more specific first.
 _PHRASES = (
@@ -141,6 +144,30 @@ def licence_of_files(files: Iterable[tuple[str, bytes]]) -> str | None:
         if found:
             return found
     return None
+
+
+class ArchiveLicences:
+    """What each folder of an archive is under: by its own files, or those of the nearest folder around it."""
+
+    def __init__(self, otherwise: str) -> None:
+        """`otherwise`: what the archive itself is under."""
+        self._otherwise = otherwise
+        self._stated: dict[str, tuple[str, str]] = {}
+
+    def add(self, member: str, start: bytes) -> None:
+        """Take the beginning of a member that may state a licence; of several in a folder the first by name counts."""
+        folder, _, name = member.strip("/").rpartition("/")
+        if found := licence_of_files([(name, start)]):
+            self._stated[folder] = min(self._stated.get(folder, (name, found)), (name, found))
+
+    def of(self, member: str) -> str:
+        """What a member is under. Of folders within more than a hundred others only the outer ones are looked at."""
+        folders = member.strip("/").split("/", _DEEPEST)[:_DEEPEST][:-1] if self._stated else []
+        while folders:
+            if stated := self._stated.get("/".join(folders)):
+                return stated[1]
+            folders.pop()
+        return self._stated.get("", ("", self._otherwise))[1]
 
 
 def _of_info(text: str) -> str | None:

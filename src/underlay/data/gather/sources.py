@@ -22,7 +22,7 @@ import fsspec
 from underlay.data.document import NO_LICENCE
 from underlay.data.gather.config import STDLIB, GatherConfig
 from underlay.data.gather.kinds import RECORDS, Kind, is_hidden, is_skipped, kind_of
-from underlay.data.gather.licences import licence_of_files, states_licence
+from underlay.data.gather.licences import LICENCE_BYTES, licence_of_files, states_licence
 from underlay.data.gather.opening import open_file
 from underlay.errors import UserError
 
@@ -226,7 +226,7 @@ def _statements(root: str, folder: str) -> Iterator[tuple[str, bytes]]:
 def _start_of(opener: Callable[[], BinaryIO]) -> bytes:
     try:
         with opener() as file:
-            return file.read(65536)
+            return file.read(LICENCE_BYTES)
     except OSError:
         return b""  # a licence nobody can read states nothing
 

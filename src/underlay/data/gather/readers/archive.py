@@ -2,7 +2,8 @@
 
 Members whose names agree up to the first dot of the last part belong together, as in WebDataset: `0001.jpg` and
 `0001.txt` are one document, the text with the image. Every other member is read as a file of its name would be.
-Archives within archives are not opened. Reading can begin again at any member.
+Archives within archives are not opened. A licence file counts for the members beside and below it, wherever it stands:
+it is looked for first. Reading can begin again at any member.
 """
 
 import io
@@ -13,19 +14,25 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import BinaryIO
 
 from underlay.data.document import Document
-from underlay.data.gather.items import BadRecord, Item, Mark
+from underlay.data.gather.items import START, BadRecord, Item, Mark
 from underlay.data.gather.kinds import Kind, is_hidden, kind_of
+from underlay.data.gather.licences import LICENCE_BYTES, ArchiveLicences, states_licence
 from underlay.data.gather.opening import Limits, Stream, open_file
-from underlay.data.gather.readers.decode import clean
+from underlay.data.gather.readers.decode import clean, clean_name
 from underlay.data.gather.readers.members import ZIP_ERRORS, Member, tar_members, zip_members
 from underlay.data.gather.readers.records import from_record
 from underlay.data.gather.readers.text import caption
 from underlay.data.gather.task import Task
 
 _CAPTIONS = ("txt", "caption", "transcript", "text")
+_LOOKED_THROUGH = 256 << 20
+"""So much of a tar, unpacked, is looked through for licence files before its members are read."""
+_LICENCE_FILES = 1000
+"""So many licence files of a zip are read."""
 _TOGETHER = 100
 """Members of one sample at most; what comes then begins another."""
 
@@ -48,8 +55,11 @@ class _Sample:
         return self.held > most or len(self.media) + len(self.texts) >= _TOGETHER
 
 
-def _members(task: Task, members: Iterator[Member | BadRecord], read: ReadMember) -> Iterator[Item]:
+def _members(
+    task: Task, members: Iterator[Member | BadRecord], read: ReadMember, licences: ArchiveLicences
+) -> Iterator[Item]:
     """The documents of an archive."""
+    archive = task
     sample = _Sample(None)
     anything = False
     for member in members:
@@ -62,6 +72,7 @@ def _members(task: Task, members: Iterator[Member | BadRecord], read: ReadMember
         if key != sample.key or sample.is_full(task.config.max_document_bytes):
             yield from _sample(sample, task, read)
             sample = _Sample(key)
+            task = replace(archive, licence=licences.of(member.name))
             yield member.mark
         kind = kind_of(name)
         if is_hidden(member.name):
@@ -175,14 +186,34 @@ def _unmarked(items: Iterator[Item], offset: int) -> Iterator[Item]:
 
 def read_tar(task: Task, start: Mark, read: ReadMember) -> Iterator[Item]:
     """The documents of a tar."""
+    licences = ArchiveLicences(task.licence)
+    with task.stream(START) as stream:
+        for member in tar_members(task, stream):
+            if isinstance(member, Member) and states_licence(posixpath.basename(member.name)):
+                licences.add(member.name, member.read(LICENCE_BYTES))
+            if stream.offset > _LOOKED_THROUGH:
+                break
     with task.stream(start) as stream:
-        yield from _members(task, tar_members(task, stream), read)
+        yield from _members(task, tar_members(task, stream), read, licences)
 
 
 def read_zip(task: Task, start: Mark, read: ReadMember) -> Iterator[Item]:
     """The documents of a zip archive."""
     try:
         with task.file() as file, zipfile.ZipFile(file) as archive:
-            yield from _members(task, zip_members(task, archive, file, start), read)
+            licences = _zip_licences(task, archive)
+            yield from _members(task, zip_members(task, archive, file, start), read, licences)
     except ZIP_ERRORS as error:
         yield task.bad(1, task.size, "bad-zip", f"not a zip archive: {error}")
+
+
+def _zip_licences(task: Task, archive: zipfile.ZipFile) -> ArchiveLicences:
+    licences = ArchiveLicences(task.licence)
+    stating = (info for info in archive.infolist() if states_licence(posixpath.basename(info.filename)))
+    for info in islice(stating, _LICENCE_FILES):
+        try:
+            with archive.open(info) as content:
+                licences.add(clean_name(info.filename), content.read(LICENCE_BYTES))
+        except ZIP_ERRORS:
+            continue  # a licence nobody can read states nothing; as a member it is told
+    return licences
