@@ -84,7 +84,7 @@ def main() -> None:
         for place, name in enumerate(GROUPS[given.group]):
             options = CHECKSUMS if name == "a.tar" else 0
             (folder / f"valid-{place}").write_bytes(bytes([place, options]) + valid()[name])
-        flags = [f"-max_total_time={given.seconds}", "-max_len=8192", "-rss_limit_mb=3000", "-timeout=300"]
+        flags = [f"-max_total_time={given.seconds}", "-max_len=16384", "-rss_limit_mb=3000", "-timeout=300"]
         more = [f"-artifact_prefix={folder}-", "-print_final_stats=1", "-verbosity=1"]
         atheris.Setup([sys.argv[0], str(folder), *flags, *more], lambda data: one(data, given.group, workers))
         atheris.Fuzz()
