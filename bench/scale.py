@@ -18,6 +18,7 @@ import lzma
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -214,7 +215,12 @@ def run(folder: Path, stage: str) -> dict[str, Any]:
         process = subprocess.Popen(underlay(library, "run", str(path), "--json"), stdout=log, stderr=log, cwd=ROOT)
         watch = Watch(process.pid)
         watch.start()
-        _, status, used = os.wait4(process.pid, 0)
+        status = None
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        finally:
+            if status is None:  # stopped from outside: what was started is not left behind
+                process.kill()
         seconds = time.monotonic() - start
         watch.end()
     if status:
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--only-make", action="store_true", help="make the texts in --folder and stop")
     parser.add_argument("--keep", action="store_true", help="do not delete the library")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # then what was written is deleted
     if not DATA.is_dir():
         sys.exit(f"{DATA} is missing")
     size = int(arguments.gigabytes * 1e9)
