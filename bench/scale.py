@@ -8,8 +8,8 @@ each as `underlay run` does, in a process of its own.
 
 Memory is that of the whole tree of processes, sampled: RSS summed counts twice what processes share, PSS does not.
 Prints a table and whether the limit was kept; exits non-zero where it was not. A whole run (10 GB) writes
-`bench/results/scale.json`. Needs about 2.5 bytes of disk a byte of text, less what the library shares with nobody,
-and deletes all of it afterwards. Needs the data beside the project (`../shared/data`). Run nothing else meanwhile.
+`bench/results/scale.json`. Needs about 2.5 bytes of disk for each byte of text, and deletes all of it afterwards. Needs
+the data beside the project (`../shared/data`). Run nothing else meanwhile.
 """
 
 import argparse
