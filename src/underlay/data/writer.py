@@ -1,9 +1,9 @@
 """Writes a corpus in memory that does not depend on its size: documents come in any order and stand ordered by id.
 
-Documents are collected as rows of columns, and where they grow too many, dealt out by the first digits of their ids into
-files beside the corpus. In the end each of these is sorted by itself and appended: together they are in order. So the
-corpus does not depend on the order in which documents came, nor on how many processes they came from. What is sorted is
-compressed and written by a thread, while the next is sorted.
+Documents are collected as rows of columns, and where they grow too many, dealt out by the first digits of their ids
+into files beside the corpus. In the end each of these is sorted by itself and appended: together they are in order. So
+the corpus does not depend on the order in which documents came, nor on how many processes they came from. What is
+sorted is compressed and written by a thread, while the next is sorted.
 """
 
 import shutil
