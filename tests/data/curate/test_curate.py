@@ -5,13 +5,14 @@ import random
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from underlay.data import Corpus, CurateConfig, Document, TagConfig, curate, tag, write_corpus
 from underlay.data.curate import Attributes, funnel
 from underlay.data.curate.engine import Local
 from underlay.data.curate.tag import Tagging
-from underlay.data.writer import CorpusWriter
+from underlay.data.writer import CorpusWriter, as_rows
 from underlay.errors import UserError
 
 PROSE = "The quick brown fox jumps over the lazy dog, and then it goes home.\nIt sleeps until the morning.\n" * 2
@@ -60,6 +61,38 @@ def test_a_corpus_does_not_depend_on_order_nor_on_memory(tmp_path: Path) -> None
         assert [one.id for one in corpus] == sorted(one.id for one in corpus)
     assert written[0] == written[1]
     assert not list(tmp_path.rglob(".parts"))
+
+
+def test_rows_make_the_corpus_that_their_documents_make(tmp_path: Path) -> None:
+    documents = [document(f"{n % 40} " + "é" * 100 * (n % 8), f"{n}.txt") for n in range(200)]
+    out = {documents[3].id, documents[8].id}
+    written = []
+    for name, step, limit in (("one by one", 0, 10_000), ("few", 3, 10_000), ("many", 90, 1 << 30)):
+        with CorpusWriter(tmp_path / name, distinct=True, collected_bytes=limit, excluded=out) as writer:
+            for start in range(0, 200, step or 1):
+                some = documents[start : start + (step or 1)]
+                if step:
+                    writer.add_rows(as_rows(some))
+                else:
+                    writer.add(some[0])
+        corpus = Corpus(tmp_path / name)
+        assert {one.id for one in corpus} == {one.id for one in documents} - out
+        gone = sorted((entry.reason, entry.source) for entry in corpus.ledger())
+        shards = [path.read_bytes() for path in sorted((corpus.folder / "documents").iterdir())]
+        written.append((gone, shards))
+    assert written[0] == written[1] == written[2]
+    assert {reason for reason, _ in written[0][0]} == {"duplicate", "excluded"}
+
+
+def test_a_full_disk_is_told_by_the_thread_that_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer = CorpusWriter(tmp_path / "c")
+    writer.add(document(PROSE))
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.close()
 
 
 def test_units_are_all_of_a_corpus(tmp_path: Path) -> None:
@@ -218,3 +251,15 @@ def test_redaction_is_in_the_ledger(tmp_path: Path) -> None:
     (entry,) = corpus.ledger()
     assert (entry.decision, entry.reason, entry.detail) == ("change", "private-data", "EMAIL x2")
     assert entry.other == kept.id != entry.id
+
+
+def test_what_is_not_changed_stays_and_white_space_of_any_kind_goes(tmp_path: Path) -> None:
+    blank = ["\u3000\u2003\n", "\x1c\x1d ", " \t\n"]
+    plain = [f"{PROSE} {n}" for n in range(3)] + ["\u6c34\u706b", "."]
+    private = f"{PROSE} Write to ada.byron@lovelace.org."
+    documents = [document(text, f"{n}.txt") for n, text in enumerate([*blank, *plain, private])]
+    corpus = curated(tmp_path, documents, presets=(), near_duplicates=False)
+    assert {one.text for one in corpus} == {*plain, f"{PROSE} Write to <EMAIL>."}
+    assert all(one.id == row for one, row in zip(corpus, corpus.column("id").to_pylist(), strict=True))
+    reasons = sorted(entry.reason for entry in corpus.ledger())
+    assert reasons == ["nothing-left"] * 3 + ["private-data"]

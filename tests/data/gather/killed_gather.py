@@ -19,7 +19,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def attempt(config: GatherConfig, folder: Path, scratch: Path | None) -> None:
-    gather(config, folder, scratch=scratch, part_bytes=50_000, processes=1)
+    gather(config, folder, scratch=scratch, part_bytes=15_000, processes=1)
 
 
 def doomed(moment: int, config: GatherConfig, folder: Path, scratch: Path) -> None:

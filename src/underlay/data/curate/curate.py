@@ -1,12 +1,14 @@
 """Curate: keep the documents that were decided to stay, mask private data in them, and write every decision down."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from underlay.data.corpus import Corpus, Entry, Unit, documents_in
 from underlay.data.curate.attributes import Attributes
@@ -44,21 +46,24 @@ def curate(
     substitute = _substitute(attributes, config)
     verdicts = verdicts or decide(corpus, attributes, config, out)
     copies = _copies(corpus, attributes, config, substitute, verdicts)
-    sources = _sources(corpus, np.unique(verdicts.kept[np.isin(verdicts.codes, (SAME, NEAR))]).tolist())
+    sources = _Sources(corpus, np.unique(verdicts.kept[np.isin(verdicts.codes, (SAME, NEAR))]))
     total, done, kept = len(corpus), 0, 0
     with CorpusWriter(folder, distinct=config.deduplicate, excluded=out) as writer:
         for unit in corpus.units():
             table = corpus.table(unit)
-            documents = list(zip(table.column("id").to_pylist(), documents_in(table), strict=True))
             codes = verdicts.codes[done : done + unit.documents]
             figures = attributes.columns(unit, verdicts.attributes) if (codes > STAYS).any() else {}
-            for row in np.flatnonzero(codes != STAYS).tolist():
-                other = sources.get(int(verdicts.kept[done + row]), ("", ""))
-                writer.note(_dropped(documents[row], int(codes[row]), other, verdicts.rules, figures, row))
-            staying = np.flatnonzero(codes == STAYS).tolist()
+            gone = np.flatnonzero(codes != STAYS)
+            for row, known in zip(gone.tolist(), _known(table, gone), strict=True):
+                other = sources.of(int(verdicts.kept[done + row])) if codes[row] in (SAME, NEAR) else ("", "")
+                writer.note(_dropped(known, int(codes[row]), other, verdicts.rules, figures, row))
+            staying = np.flatnonzero(codes == STAYS)
             passages = [copies.of(kept + number) if copies else [] for number in range(len(staying))]
-            known = [documents[row] for row in staying]
-            for note, document in _changed(known, staying, attributes, config, substitute, unit, passages):
+            touched = _touched(table, staying, attributes, substitute, unit, passages)
+            writer.add_rows(table.take(pa.array(staying[~touched])))
+            rows, cuts = staying[touched], [passages[number] for number in np.flatnonzero(touched)]
+            edited = _changed(list(_known(table, rows)), rows.tolist(), attributes, config, substitute, unit, cuts)
+            for note, document in edited:
                 if note:
                     writer.note(note)
                 if document:
@@ -101,10 +106,51 @@ def _copies(
     return find(units, texts, config.substrings.min_tokens)
 
 
-def _sources(corpus: Corpus, rows: list[int]) -> Mapping[int, tuple[str, str]]:
+class _Sources:
     """Id and source of the documents in some rows; a document may be dropped before the one that stays is read."""
-    ids, sources = (corpus.column(name).take(pa.array(rows, pa.int64())).to_pylist() for name in ("id", "source"))
-    return dict(zip(rows, zip(ids, sources, strict=True), strict=True))
+
+    def __init__(self, corpus: Corpus, rows: NDArray[np.int64]) -> None:
+        """Read those of `rows`, which are in order; it takes about 100 bytes for each."""
+        self._rows = rows
+        found, first = [], 0
+        for unit in corpus.units():
+            low, high = np.searchsorted(rows, (first, first + unit.documents))
+            if high > low:
+                found.append(corpus.table(unit, ["id", "source"]).take(pa.array(rows[low:high] - first)))
+            first += unit.documents
+        self._table = pa.concat_tables(found).combine_chunks() if found else None
+
+    def of(self, row: int) -> tuple[str, str]:
+        """Id and source of one of them."""
+        assert self._table is not None
+        at = int(np.searchsorted(self._rows, row))
+        return self._table.column(0)[at].as_py(), self._table.column(1)[at].as_py()
+
+
+def _known(table: pa.Table, rows: NDArray[np.int64]) -> Iterator[Known]:
+    """The documents in some rows of a stretch."""
+    some = table.take(pa.array(rows))
+    return zip(some.column("id").to_pylist(), documents_in(some), strict=True)
+
+
+def _touched(
+    table: pa.Table,
+    staying: NDArray[np.int64],
+    attributes: Attributes,
+    substitute: Substitute | None,
+    unit: Unit,
+    passages: list[list[tuple[int, int]]],
+) -> NDArray[np.bool_]:
+    """Which of the documents that stay have to be looked at one by one; all others stay as they are."""
+    if attributes.config.clean_lines:
+        return np.ones(len(staying), dtype=np.bool_)
+    touched = np.array([bool(found) for found in passages], dtype=np.bool_)
+    if substitute:
+        spans = attributes.table(unit, ["privacy.spans"]).column(0)
+        touched |= (pc.list_value_length(spans).to_numpy() > 0)[staying]
+    # In nearly all there is something that is surely no white space; whether there is in the others Python can tell.
+    plain = pc.match_substring_regex(table.column("text"), "[!-~]").to_numpy()
+    return touched | ~plain[staying]
 
 
 def _dropped(

@@ -92,7 +92,8 @@ def decide(
     codes[rows_of(corpus, excluded)] = EXCLUDED
     kept = np.arange(len(codes))
     if config.deduplicate:
-        first = same_text(corpus.column("id"), np.flatnonzero(codes == STAYS))
+        ids = (corpus.table(unit, ["id"]).column(0) for unit in corpus.units())
+        first = same_text(ids, np.flatnonzero(codes == STAYS))
         again = (first != kept) & (codes == STAYS)
         codes[again] = SAME
         kept[again] = first[again]

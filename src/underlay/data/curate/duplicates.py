@@ -6,7 +6,7 @@ order of files nor on how a corpus is cut: of a cluster the best stays, and of e
 One column is in memory at a time, some 120 bytes a document all in all (measured with a million).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +17,22 @@ from underlay.data.curate.attributes import Attributes
 from underlay.kernels.clusters import Clusters, best_of
 
 
-def same_text(ids: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def same_text(stretches: Iterable[pa.ChunkedArray], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each row of a corpus the one that stays for its text, (n,) int64: the first of `rows` with the same id.
 
-    ids: of all rows, in order; rows: those to compare, (m,) int64, in order; any other row stays itself.
+    stretches: the ids of all rows, in order, of which two stretches are held at once; rows: those to compare, (m,)
+    int64, in order; any other row stays itself.
     """
-    n = len(ids)
-    new = np.ones(n, dtype=np.bool_)
-    if n > 1:
-        new[1:] = pc.not_equal(ids.slice(1), ids.slice(0, n - 1)).to_numpy()
-    texts = np.cumsum(new) - 1
+    changes, last = [np.zeros(0, dtype=np.bool_)], None
+    for ids in stretches:
+        new = np.ones(len(ids), dtype=np.bool_)
+        if len(ids):
+            new[1:] = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy()
+            new[0] = last is None or ids[0].as_py() != last
+            last = ids[len(ids) - 1].as_py()
+        changes.append(new)
+    texts = np.cumsum(np.concatenate(changes)) - 1
+    n = len(texts)
     first = np.empty(n, dtype=np.int64)
     first[texts[rows[::-1]]] = rows[::-1]  # of several, the one written last counts: the least
     kept = np.arange(n)

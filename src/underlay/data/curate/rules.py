@@ -13,6 +13,7 @@ import difflib
 import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Rule:
             raise UserError(f"rule {name}: {text!r} looks at no attribute")
         return rule
 
-    @property
+    @cached_property
     def attributes(self) -> list[str]:
         """The attributes it looks at, in the order of their names."""
         return sorted({_name(node) for node in self._outer(self.tree)})

@@ -36,7 +36,8 @@ def tag(
             if file:
                 file.close()
             shard = unit.shard
-            file = pq.ParquetWriter(folder / ATTRIBUTES / f"{shard:05d}.parquet", table.schema, compression="zstd")
+            path = folder / ATTRIBUTES / f"{shard:05d}.parquet"
+            file = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=_repeated(table.schema))
         assert file
         file.write_table(table, row_group_size=max(1, len(table)))
         done += unit.documents
@@ -49,6 +50,11 @@ def tag(
     said = config.model_dump(mode="json", include={*TagConfig.model_fields}) | {"classifiers": known}
     (folder / TAGS).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
     return Attributes(folder)
+
+
+def _repeated(schema: pa.Schema) -> list[str]:
+    """The columns worth a dictionary: words, of which there are few. Figures differ, and bands all do."""
+    return [field.name for field in schema if pa.types.is_string(field.type) and field.name != "id"]
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,25 @@ too. Where a part ends has no influence on the corpus.
 import json
 import os
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from underlay.data.corpus import DOCUMENT_SCHEMA, Entry, documents_in
+from underlay.data.corpus import Entry
 from underlay.data.document import Document
 from underlay.data.gather.items import START, BadRecord, Mark
-from underlay.data.writer import CorpusWriter
+from underlay.data.writer import CorpusWriter, as_rows
 
-PART_BYTES = 64 << 20
+PART_BYTES = 48 << 20
 _SECONDS = 60.0
 _ENTRIES = 20_000
+_GROUPS = 8
+"""Row groups of a part that are handed on at once."""
 _KEY = b"underlay"
 
 
@@ -36,13 +40,18 @@ class Place:
 
 
 class Parts:
-    """Takes documents and what could not be read, and keeps them in the order they came in."""
+    """Takes documents and what could not be read, and keeps them in the order they came in.
+
+    A part is written while the next is read; leaving the context waits for the last.
+    """
 
     def __init__(self, folder: Path, plan: str, part_bytes: int = PART_BYTES) -> None:
         """Go on with what is in `folder`, unless that belongs to another `plan`."""
         self._folder, self._plan, self._limit = folder, plan, part_bytes
         self._documents: list[Document] = []
         self._bad: list[BadRecord] = []
+        self._saving: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1)
         self._size, self._since = 0, time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         self._paths: list[Path] = []
@@ -54,6 +63,16 @@ class Parts:
             self.place = place
             self._paths.append(path)
         self.documents = sum(pq.read_metadata(path).num_rows for path in self._paths)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._saved()
+        finally:
+            self._thread.shutdown()
 
     def _path(self, number: int) -> Path:
         return self._folder / f"part-{number:06d}.parquet"
@@ -84,25 +103,28 @@ class Parts:
 
     def _write(self, place: Place) -> None:
         told = {"plan": self._plan, "place": asdict(place), "bad": [asdict(bad) for bad in self._bad]}
-        columns = {name: [getattr(one, name) for one in self._documents] for name in DOCUMENT_SCHEMA.names}
-        schema = DOCUMENT_SCHEMA.with_metadata({_KEY: json.dumps(told).encode()})
-        path = self._path(len(self._paths))
-        beside = path.with_suffix(".new")
-        pq.write_table(pa.table(columns, schema=schema), beside, compression="zstd", row_group_size=1024)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.rename(path)
-        self._paths.append(path)
+        rows = as_rows(self._documents).replace_schema_metadata({_KEY: json.dumps(told).encode()})
+        self._saved()
+        self._saving = self._thread.submit(_save, rows, self._path(len(self._paths)))
         self._documents, self._bad, self._size, self._since = [], [], 0, time.monotonic()
+
+    def _saved(self) -> None:
+        """Wait until the part that is being written is there."""
+        if self._saving:
+            saving, self._saving = self._saving, None
+            saving.result()
+            self._paths.append(self._path(len(self._paths)))
 
     def finish(self, writer: CorpusWriter) -> None:
         """Hand everything on to a corpus, in its order."""
+        self._saved()
         for path in self._paths:
             for bad in _told(path)["bad"]:
                 writer.note(_failed(BadRecord(**bad)))
-            for rows in pq.ParquetFile(path).iter_batches(batch_size=32):
-                for document in documents_in(rows):
-                    writer.add(document)
+            with pq.ParquetFile(path) as part:
+                for first in range(0, part.num_row_groups, _GROUPS):
+                    groups = list(range(first, min(first + _GROUPS, part.num_row_groups)))
+                    writer.add_rows(part.read_row_groups(groups).replace_schema_metadata())
         for one in self._bad:
             writer.note(_failed(one))
         for document in self._documents:
@@ -110,10 +132,21 @@ class Parts:
 
     def first_bad(self) -> BadRecord | None:
         """The first of what could not be read."""
+        self._saved()
         for path in self._paths:
             for bad in _told(path)["bad"]:
                 return BadRecord(**bad)
         return self._bad[0] if self._bad else None
+
+
+def _save(rows: pa.Table, path: Path) -> None:
+    """Write a part, whole or not at all."""
+    beside = path.with_suffix(".new")
+    # What is written to be read once is worth no dictionary.
+    pq.write_table(rows, beside, compression="zstd", row_group_size=1024, use_dictionary=False, write_statistics=False)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.rename(path)
 
 
 def _told(path: Path) -> dict[str, Any]:

@@ -42,8 +42,10 @@ def gather(
     """
     files = find(config)
     kept = scratch / "gathered" if scratch else folder / ".gathered"
-    parts = Parts(kept, _plan(config, files), part_bytes)
-    with Workers(processes or len(os.sched_getaffinity(0)), config.deadline) as workers:
+    with (
+        Parts(kept, _plan(config, files), part_bytes) as parts,
+        Workers(processes or len(os.sched_getaffinity(0)), config.deadline) as workers,
+    ):
         for item in drawn(_items(files, config, parts.place, progress), config, workers):
             if isinstance(item, Document):
                 parts.add(item)

@@ -38,7 +38,7 @@ def decode(data: bytes, task: Task, line: int, offset: int) -> str | BadRecord:
         at = data.index(0) + offset
         return task.bad(line, len(data), "binary", f"binary: a zero byte at offset {at}", offset)
     try:
-        return plain((data if offset else data.removeprefix(codecs.BOM_UTF8)).decode())
+        return _one_line_end((data if offset else data.removeprefix(codecs.BOM_UTF8)).decode())
     except UnicodeDecodeError as error:
         at = data[: error.start].count(b"\n") + line
         why = f"not UTF-8: byte {data[error.start]:#04x} on line {at}"
@@ -47,9 +47,11 @@ def decode(data: bytes, task: Task, line: int, offset: int) -> str | BadRecord:
 
 def plain(text: str) -> str:
     """The text with newlines for line ends, and without what no file can hold."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return clean(text)
+    return clean(_one_line_end(text))
+
+
+def _one_line_end(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def clean(text: str) -> str:

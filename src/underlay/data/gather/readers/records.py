@@ -20,6 +20,7 @@ LICENCE_FIELDS = ("license", "licence", "license_spdx_id")
 DATE_FIELDS = ("date", "created", "timestamp", "created_at", "published", "date_published")
 ADDRESS_FIELDS = ("url", "uri")
 MEDIA_FIELDS = ("file_name", "file", "image", "audio", "path", "media")
+_MEDIA = frozenset(MEDIA_FIELDS)
 
 
 def from_record(record: Any, task: Task, number: int, offset: int, size: int) -> Document | BadRecord:
@@ -32,15 +33,12 @@ def from_record(record: Any, task: Task, number: int, offset: int, size: int) ->
     text = text.replace("\0", "")  # JSON and columns can spell it; no page of text has it
     if not text.strip():
         return task.bad(number, size, "empty", f"record {number} has an empty text", offset)
-    if (
-        len(text) > task.config.max_document_bytes
-        or len(text.encode("utf-8", "replace")) > task.config.max_document_bytes
-    ):
+    if _is_larger(text, task.config.max_document_bytes):
         return task.bad(number, size, "too-large", f"record {number} is larger than max_document_bytes", offset)
     medium = _medium(fields, task, number)
     if medium is None:
         return task.bad(number, size, "no-media", f"what record {number} describes is not beside it", offset)
-    date = next((found for key in DATE_FIELDS if (found := iso_date(fields.get(key)))), "")
+    date = next((found for key in DATE_FIELDS if key in fields and (found := iso_date(fields[key]))), "")
     stated = _first(fields, LICENCE_FIELDS)
     name = named(task.name, _first(fields, ADDRESS_FIELDS))
     licence = spdx(stated) if stated and stated.strip() else task.licence
@@ -53,11 +51,22 @@ def named(source: str, address: str | None) -> str:
 
 
 def _first(fields: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    return next((value for key in keys if isinstance(value := fields.get(key), str)), None)
+    for key in keys:
+        value = fields.get(key)
+        if isinstance(value, str):
+            return value
+    return None
+
+
+def _is_larger(text: str, most: int) -> bool:
+    """Whether a text has more bytes in UTF-8; that it may have up to four a character saves counting them."""
+    return len(text) > most or (4 * len(text) > most and len(text.encode("utf-8", "replace")) > most)
 
 
 def _medium(fields: Mapping[str, Any], task: Task, number: int) -> str | None:
     """The image or recording of a record: empty where it names none, None where that cannot be read."""
+    if _MEDIA.isdisjoint(fields):
+        return ""
     for key in MEDIA_FIELDS:
         value = fields.get(key)
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
