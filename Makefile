@@ -61,7 +61,7 @@ docs: $(VENV)/.developing ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Those named gpu_... need a GPU, and are left to whoever has one.
-bench: $(addprefix bench-,$(filter-out gpu_%,$(basename $(notdir $(wildcard bench/*.py))))) ## Run every benchmark that needs no GPU; one of them: make bench-NAME ARGS=...
+bench: $(addprefix bench-,$(filter-out gpu_% scale,$(basename $(notdir $(wildcard bench/*.py))))) ## Run every benchmark that needs no GPU, but scale (10 GB); one of them: make bench-NAME ARGS=...
 
 bench-%: $(VENV)/.developing
 	$(BIN)/python bench/$*.py $(ARGS)
