@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -148,6 +149,19 @@ def test_a_damaged_part_of_columns_costs_no_other() -> None:
         texts = {one.text for one in made if isinstance(one, Document)}
         assert {f"{number} words" for number in (*range(10), *range(20, 30))} <= texts, name
         assert [one.reason for one in made if isinstance(one, BadRecord)][:1] == [f"bad-{name[2:]}"]
+
+
+def test_sizes_that_do_not_fit_into_the_ledger_are_told_as_the_most_that_does(tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("a.txt", "words")
+        writer.infolist()[0].file_size = (1 << 64) - 1  # stands in the directory alone, as a zip64 field
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.zip").write_bytes(archive.getvalue())
+    (tmp_path / "source" / "b.txt").write_text("Behind it.")
+    documents, ledger = outcome(tmp_path, tmp_path / "source")
+    assert [document.text for document in documents] == ["Behind it."]
+    assert [(entry.reason, entry.bytes) for entry in ledger] == [("bomb", 1 << 50)]
 
 
 def test_a_record_that_does_not_say_its_type_is_told() -> None:

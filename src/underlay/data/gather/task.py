@@ -10,6 +10,9 @@ from underlay.data.gather.items import BadRecord, Mark
 from underlay.data.gather.kinds import Kind
 from underlay.data.gather.opening import Stream
 
+_MOST = 1 << 50
+"""The ledger notes nothing larger, whatever a file says of itself: its figures, and their sums, have 64 bits."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -42,4 +45,4 @@ class Task:
 
     def bad(self, line: int, size: int, reason: str, detail: str, offset: int = 0) -> BadRecord:
         """A record of this file that could not be read."""
-        return BadRecord(self.name, line, size, reason, detail[:300], offset)
+        return BadRecord(self.name, min(line, _MOST), min(size, _MOST), reason, detail[:300], min(offset, _MOST))

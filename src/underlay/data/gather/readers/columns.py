@@ -15,6 +15,8 @@ from underlay.data.gather.readers.records import ADDRESS_FIELDS, DATE_FIELDS, LI
 from underlay.data.gather.task import Task
 
 _AT_ONCE = 16 << 20
+_MOST_ROWS = 1 << 40
+"""So many rows of a damaged row group are believed, so that numbers of records stay within 64 bits."""
 _ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError, MemoryError)
 """What pyarrow raises for damaged files; values that are no UTF-8 or no dates are ValueErrors, and
 lengths that no file has end in a MemoryError."""
@@ -47,7 +49,7 @@ def read_parquet(task: Task, start: Mark) -> Iterator[Item]:
 def _group(task: Task, table: pq.ParquetFile, group: int, names: list[str], first: int) -> Generator[Item, None, int]:
     """The documents of a row group; returns the number of the record behind it."""
     told = table.metadata.row_group(group)
-    number, behind = first, first + max(1, told.num_rows)
+    number, behind = first, first + min(max(1, told.num_rows), _MOST_ROWS)
     rows = max(1, min(1024, _AT_ONCE * max(1, told.num_rows) // max(1, told.total_byte_size)))
     offset = 0
     try:
