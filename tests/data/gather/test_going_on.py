@@ -15,7 +15,7 @@ from gather_world import PARAGRAPH, contents, page, response
 from test_dumps import HEAD, article
 from test_media_files import PNG, tar
 
-from underlay.data import GatherConfig, gather
+from underlay.data import Corpus, GatherConfig, gather
 from underlay.data.gather import run
 from underlay.data.gather.items import Mark
 from underlay.data.gather.opening import zstd
@@ -131,6 +131,19 @@ def test_every_mark_leads_to_the_rest(tmp_path: Path) -> None:
             assert isinstance(mark, Mark)
             rest = [item for item in run.Reading(found, config).items(mark) if not isinstance(item, Mark)]
             assert rest == [item for item in items[place:] if not isinstance(item, Mark)], found.file.name
+
+
+def test_where_parts_end_does_not_show_in_the_ledger(tmp_path: Path) -> None:
+    """Nor where documents are excluded, which the ledger tells too."""
+    source = tmp_path / "rows.jsonl"
+    source.write_bytes(rows(500))
+    config = GatherConfig(source=(str(source),))
+    every = [document.id for document in gather(config, tmp_path / "all")]
+    for name, size in (("whole", 1 << 30), ("parts", 10_000)):
+        gather(config, tmp_path / name, part_bytes=size, excluded=frozenset(every[::7]))
+    reasons = [entry.reason for entry in Corpus(tmp_path / "parts").ledger()]
+    assert set(reasons) == {"bad-json", "excluded"}
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 def test_parts_of_another_run_are_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

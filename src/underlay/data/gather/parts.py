@@ -116,17 +116,22 @@ class Parts:
             self._paths.append(self._path(len(self._paths)))
 
     def finish(self, writer: CorpusWriter) -> None:
-        """Hand everything on to a corpus, in its order."""
+        """Hand everything on to a corpus, in its order.
+
+        What could not be read comes first: the writer itself notes what is excluded, and where a part ends must not
+        show in the ledger.
+        """
         self._saved()
         for path in self._paths:
             for bad in _told(path)["bad"]:
                 writer.note(_failed(BadRecord(**bad)))
+        for one in self._bad:
+            writer.note(_failed(one))
+        for path in self._paths:
             with pq.ParquetFile(path) as part:
                 for first in range(0, part.num_row_groups, _GROUPS):
                     groups = list(range(first, min(first + _GROUPS, part.num_row_groups)))
                     writer.add_rows(part.read_row_groups(groups).replace_schema_metadata())
-        for one in self._bad:
-            writer.note(_failed(one))
         for document in self._documents:
             writer.add(document)
 
