@@ -27,7 +27,7 @@ from underlay.errors import UserError
 _SHARD_BYTES, _GROUP_BYTES, _GROUP_ROWS = 128 << 20, 4 << 20, 1024
 _COLLECTED_BYTES = 96 << 20
 _PARTITIONS = 256  # by the first two digits of ids
-_OVERHEAD = 400
+OVERHEAD = 400
 """Bytes that a document takes in memory beside its text, roughly."""
 _LOOSE_BYTES = 8 << 20
 _AHEAD = 3
@@ -75,7 +75,7 @@ class CorpusWriter:
     def add(self, document: Document) -> None:
         """Take a document."""
         self._loose.append(document)
-        self._loose_size += len(document.text) + _OVERHEAD
+        self._loose_size += len(document.text) + len(document.source) + OVERHEAD
         if self._loose_size > min(self._limit, _LOOSE_BYTES):
             self._gather_loose()
 

@@ -89,7 +89,7 @@ class StoppedError(Exception):
 def test_reading_goes_on_within_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after each part in turn, a run reads each record about once, and makes the same corpus."""
     config = GatherConfig(source=(str(sources(tmp_path / "s")),), piece_bytes=2048)
-    gather(config, tmp_path / "calm", part_bytes=30_000)
+    gather(config, tmp_path / "calm", part_bytes=70_000)
     calm = contents(tmp_path / "calm")
     taken = 0
     add, write = Parts.add, Parts._write
@@ -108,7 +108,7 @@ def test_reading_goes_on_within_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     stops = 0
     while True:
         try:
-            corpus = gather(config, tmp_path / f"try-{stops}", scratch=tmp_path / "scratch", part_bytes=30_000)
+            corpus = gather(config, tmp_path / f"try-{stops}", scratch=tmp_path / "scratch", part_bytes=70_000)
             break
         except StoppedError:
             stops += 1
@@ -144,6 +144,24 @@ def test_where_parts_end_does_not_show_in_the_ledger(tmp_path: Path) -> None:
     reasons = [entry.reason for entry in Corpus(tmp_path / "parts").ledger()]
     assert set(reasons) == {"bad-json", "excluded"}
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_short_texts_under_long_names_end_a_part_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held is bounded by what documents take in memory, of which their texts may be the least."""
+    source = tmp_path / "rows.jsonl"
+    named = [{"text": f"{number}", "url": f"http://a.example/{number}/{'x' * 1500}"} for number in range(100)]
+    source.write_text("\n".join(map(json.dumps, named)))
+    held: list[int] = []
+    write = Parts._write
+
+    def counting(self: Parts, place: object) -> None:
+        held.append(len(self._documents))
+        write(self, place)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Parts, "_write", counting)
+    assert len(gather(GatherConfig(source=(str(source),)), tmp_path / "made", part_bytes=20_000)) == 100
+    assert held
+    assert max(held) <= 20
 
 
 def test_parts_of_another_run_are_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from underlay.data.corpus import Entry
 from underlay.data.document import Document
 from underlay.data.gather.items import START, BadRecord, Mark
-from underlay.data.writer import CorpusWriter, as_rows
+from underlay.data.writer import OVERHEAD, CorpusWriter, as_rows
 
 PART_BYTES = 48 << 20
 _SECONDS = 60.0
@@ -88,7 +88,7 @@ class Parts:
     def add(self, document: Document) -> None:
         """Take a document."""
         self._documents.append(document)
-        self._size += len(document.text)
+        self._size += len(document.text) + len(document.source) + OVERHEAD
         self.documents += 1
 
     def note(self, bad: BadRecord) -> None:
