@@ -210,7 +210,7 @@ def _read_beside(settings: Config) -> dict[str, str]:
 
 
 VERBS: Mapping[str, Verb] = {
-    "gather": Verb("corpus", {}, _gather, revision=2, outside=_fingerprint),
+    "gather": Verb("corpus", {}, _gather, revision=3, outside=_fingerprint),
     "classifier": Verb("classifier", {"like": "corpus", "unlike": "corpus"}, _classifier),
     "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_read_beside),
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
