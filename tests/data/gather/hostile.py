@@ -130,13 +130,14 @@ def survived(name: str, data: bytes, workers: Workers | None = None) -> list[Doc
     for one in made:
         if isinstance(one, BadRecord):
             assert one.reason
-            assert one.bytes >= 0
+            assert 0 <= one.bytes <= 1 << 50
+            assert one.line <= 1 << 50
             one.detail.encode()
         else:
             assert one.text.strip()
             assert "\0" not in one.text
             assert len(one.text.encode()) <= CONFIG.max_document_bytes
-            assert one.first_line <= one.last_line
+            assert one.first_line <= one.last_line < 1 << 63
             one.licence.encode()
             one.date.encode("ascii")
     return made
