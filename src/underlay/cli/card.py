@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from underlay.cli.common import JsonOption, LibraryOption, console, open_library, print_json
+from underlay.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +27,8 @@ def card(
     """Write one data card of several parts: how much of each there is and is read, and what stands in it."""
     from underlay.recipe.carding import card_of
 
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file; name a folder with --output")
     page, text = card_of(open_library(library), references, output)
     if json_:
         print_json({"html": str(page), "markdown": str(text)})

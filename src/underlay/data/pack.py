@@ -4,7 +4,6 @@ Documents are held out by their content hash, so the same text is on the same si
 """
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from underlay.config import Config
 from underlay.data.corpus import Corpus
 from underlay.data.dataset import DATASET, DOCUMENTS, TOKENS, Dataset, DatasetInfo, Split
 from underlay.errors import UserError
+from underlay.plan.machine import cores
 from underlay.progress import Progress, silent
 from underlay.text import Special, Tokenizer
 
@@ -78,7 +78,7 @@ def pack(
     ends = [dict.fromkeys(writers, 0)]
     done, total = 0, sum(map(len, named.values()))
     for corpus in named.values():
-        for rows, tokens, sizes in _encoded(corpus, tokenizer, dtype, threads or len(os.sched_getaffinity(0))):
+        for rows, tokens, sizes in _encoded(corpus, tokenizer, dtype, threads or cores()):
             held = np.array([id_ in heldout for id_ in rows.column("id").to_pylist()], dtype=bool)
             for split, writer in writers.items():
                 chosen = held if split == "heldout" else ~held
@@ -142,8 +142,9 @@ def _encoded(
         for rows in _stretches(corpus):
             yield rows, *_encode(rows.column("text"), tokenizer, marks, dtype)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[pa.Table, Future[tuple[Tokens, Sizes]]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[tuple[pa.Table, Future[tuple[Tokens, Sizes]]]] = deque()
+    try:
         for rows in _stretches(corpus):
             waiting.append((rows, pool.submit(_encode, rows.column("text"), tokenizer, marks, dtype)))
             if len(waiting) > 2 * threads:
@@ -151,6 +152,8 @@ def _encoded(
                 yield rows, *future.result()
         for rows, future in waiting:
             yield rows, *future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _stretches(corpus: Corpus) -> Iterator[pa.Table]:

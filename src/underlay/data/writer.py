@@ -1,7 +1,8 @@
-"""Writes a corpus in memory that does not depend on its size: documents come in any order and stand ordered by id.
+"""Writes a corpus in bounded memory: documents come in any order and stand ordered by id.
 
 Documents are collected as rows of columns, and where they grow too many, dealt out by the first digits of their ids
-into files beside the corpus. In the end each of these is sorted by itself and appended: together they are in order. So
+into files beside the corpus. In the end each of these is sorted by itself and appended: together they are in order.
+The largest of them is held in memory: a 256th of the text, or all documents of the text that comes most often. So
 the corpus does not depend on the order in which documents came, nor on how many processes they came from. What is
 sorted is compressed and written by a thread, while the next is sorted.
 """
@@ -67,10 +68,11 @@ class CorpusWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._ledger.close()
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self._leave()
 
     def add(self, document: Document) -> None:
         """Take a document."""
@@ -113,11 +115,15 @@ class CorpusWriter:
                 shards.add(kept)
                 self.documents += len(kept)
         self._write_entries()
-        self._ledger.close()
-        shutil.rmtree(self._parts, ignore_errors=True)
+        self._leave()
         if not self.documents:
             why = f": {', '.join(sorted(self._reasons))}" if self._reasons else ""
             raise UserError(f"no document is left{why}")
+
+    def _leave(self) -> None:
+        """Close and remove what was only needed on the way."""
+        self._ledger.close()
+        shutil.rmtree(self._parts, ignore_errors=True)
 
     def _gather_loose(self) -> None:
         """Make rows of the documents that came one by one."""

@@ -66,6 +66,11 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """How many cores this process may use; where the system does not say, how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def examine(folder: Path) -> Machine:
     """Look at the machine; `folder` is where free disk space is counted."""
     gpu = None
@@ -75,7 +80,7 @@ def examine(folder: Path) -> Machine:
     place = next((path for path in [folder, *folder.resolve().parents] if path.exists()), Path())
     return Machine(
         processor=_processor(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         memory_bytes=psutil.virtual_memory().total,
         free_disk_bytes=shutil.disk_usage(place).free,
         bf16=bf16_unit(),

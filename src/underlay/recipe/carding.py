@@ -73,7 +73,10 @@ def _of_dataset(library: Library, dataset: Artifact) -> MixData:
     for name, corpus in sorted(corpora.items()):
         if corpus is None:
             raise UserError(f"{dataset.reference}: the corpus {name} it was packed from is not in the library")
-        tokens = dataset.manifest.metrics["parts"][name] if name else dataset.manifest.metrics["tokens"]
+        counted = dataset.manifest.metrics
+        tokens = counted.get("parts", {}).get(name) if name else counted.get("tokens")
+        if tokens is None:
+            raise UserError(f"{dataset.reference}: does not say how many tokens are of {name or 'it'}; pack it again")
         parts.append(replace(_part(library, name or corpus.manifest.name, corpus), tokens=tokens["train"]))
     return MixData(dataset.manifest.name, dataset.reference, tuple(parts))
 

@@ -3,7 +3,6 @@
 Results come in the order of the stretches, so what is made of them is the same everywhere.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from underlay.data.corpus import Unit
 from underlay.errors import UserError
+from underlay.plan.machine import cores
 
 R = TypeVar("R")
 Setup = Callable[[], Callable[[Unit], R]]
@@ -37,7 +37,7 @@ class Local:
 
     def map(self, setup: Setup[R], units: Sequence[Unit]) -> Iterator[R]:
         """The results for all stretches, in their order; only a few are held at once."""
-        processes = self._processes or min(len(os.sched_getaffinity(0)), len(units) // _WORTH_A_PROCESS)
+        processes = self._processes or min(cores(), len(units) // _WORTH_A_PROCESS)
         if processes < 2:
             yield from map(setup(), units)
             return

@@ -21,6 +21,7 @@ from underlay.data.gather.task import Task
 from underlay.data.gather.workers import Workers
 from underlay.data.writer import CorpusWriter
 from underlay.errors import UserError
+from underlay.plan.machine import cores
 from underlay.progress import Progress, silent
 
 
@@ -44,7 +45,7 @@ def gather(
     kept = scratch / "gathered" if scratch else folder / ".gathered"
     with (
         Parts(kept, _plan(config, files), part_bytes) as parts,
-        Workers(processes or len(os.sched_getaffinity(0)), config.deadline) as workers,
+        Workers(processes or cores(), config.deadline) as workers,
     ):
         for item in drawn(_items(files, config, parts.place, progress), config, workers):
             if isinstance(item, Document):
