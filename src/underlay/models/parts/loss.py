@@ -91,7 +91,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 slice_ = to_weight[first : first + _SLICE]
                 product = logits[:, first : first + _SLICE].t()
                 if sums == part.dtype:
-                    slice_.addmm_(product, part)
+                    torch.addmm(slice_, product, part, out=slice_)
                 else:
                     slice_ += product @ part
             if to_bias is not None:
