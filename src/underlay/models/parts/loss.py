@@ -90,7 +90,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for first in range(0, vocabulary, _SLICE):
                 slice_ = to_weight[first : first + _SLICE]
                 product = logits[:, first : first + _SLICE].t()
-                if sums == part.dtype:
+                if rows == size:
+                    torch.mm(product, part, out=slice_)
+                elif sums == part.dtype:
                     torch.addmm(slice_, product, part, out=slice_)
                 else:
                     slice_ += product @ part
