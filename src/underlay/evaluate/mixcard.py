@@ -95,7 +95,8 @@ def _values(data: MixData) -> dict[str, Any]:
         "size": sum(part.summary.found.kept_bytes for part in parts),
         "tokens": sum(part.tokens or 0 for part in parts),
         "read": sum(part.read or 0 for part in parts),
-        "rankings": [(title, why, _ranked(parts, weights, kind)) for kind, (title, why) in _KINDS.items()],
+        "rankings": [(kind, title, why, _ranked(parts, weights, kind)) for kind, (title, why) in _KINDS.items()],
+        "sections": {"parts": "The parts", "whole": "The whole"} | {f"part-{n}": part.name for n, part in enumerate(parts, 1)},
     }
 
 
