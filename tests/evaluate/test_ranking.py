@@ -1,0 +1,22 @@
+"""Long lists end in one row for all others, which has what they have."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from underlay.evaluate.ranking import fold, short
+
+
+@given(st.lists(st.integers(0, 1000)), st.integers(1, 20))
+def test_nothing_is_lost_and_others_are_several(counts: list[int], most: int) -> None:
+    rows = [(f"name {n}", count) for n, count in enumerate(counts)]
+    folded = fold(rows, lambda name, rest: (name, sum(count for _, count in rest)), most)
+    assert sum(count for _, count in folded) == sum(counts)
+    assert len(folded) == (len(rows) if len(rows) <= most + 1 else most + 1)
+    assert folded[:most] == rows[:most]
+    if len(rows) > most + 1:
+        assert folded[-1][0] == f"{len(rows) - most} others"
+
+
+def test_long_names_keep_their_end() -> None:
+    assert short("a" * 90) == "a" * 90
+    assert short("a" * 50 + "/" + "b" * 89) == "…/" + "b" * 89
