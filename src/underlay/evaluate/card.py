@@ -6,19 +6,18 @@ figures give equal bytes, for the card belongs to the artifact's content.
 """
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from underlay.data.curate.summary import UNKNOWN, Share, Summary
 from underlay.data.curate.terms import GENDERED, REGIONAL
 from underlay.evaluate.columns import Column, draw_columns
-from underlay.evaluate.page import render, render_markdown
+from underlay.evaluate.page import write_both
+from underlay.evaluate.ranking import RANKED, fold, short
 
 PAGE, TEXT = "card.html", "card.md"
-_MOST = 12
-_LONGEST_NAME = 90
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,7 @@ class Ranking:
 
 def write_card(data: CardData, folder: Path) -> None:
     """Write `card.html` and `card.md`."""
-    values = _values(data)
-    (folder / PAGE).write_bytes(render("card.html", **values))
-    (folder / TEXT).write_bytes(render_markdown("card.md", **values))
+    write_both("card", folder / PAGE, folder / TEXT, **_values(data))
 
 
 def _values(data: CardData) -> dict[str, Any]:
@@ -81,12 +78,7 @@ def _values(data: CardData) -> dict[str, Any]:
         "years": years,
         "year_figure": draw_columns(years) if len(years) > 1 else None,
         "undated": found.years.get(UNKNOWN, Share()),
-        "kinds": _ranked(
-            "Kinds of text", "What the documents are written in, by the endings of their files.", found.kinds
-        ),
-        "licences": _ranked("Licences", "What the documents, or the files beside them, state.", found.licences),
-        "places": _ranked("Where from", "The folders and hosts that most of the text comes from.", found.places),
-        "languages": _ranked("Languages", "As the tagger language takes them to be.", found.languages),
+        **{kind: _ranked(*words, getattr(found, kind)) for kind, words in RANKED.items()},
         "terms": {
             "Women and men": _terms(found, GENDERED),
             "Regions": _terms(found, REGIONAL),
@@ -101,14 +93,14 @@ def _values(data: CardData) -> dict[str, Any]:
 
 
 def _ranked(title: str, caption: str, shares: Mapping[str, Share]) -> Ranking:
-    rows = list(shares.items())
-    if len(rows) > _MOST + 1:
-        rest = [share for _, share in rows[_MOST:]]
-        others = Share(*(sum(getattr(one, name) for one in rest) for name in Share.__dataclass_fields__))
-        rows = [*rows[:_MOST], (f"{len(rest):,} others", others)]
-    found, kept = (sum(getattr(one, name) for one in shares.values()) for name in ("found_bytes", "kept_bytes"))
-    named = [(name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}", share) for name, share in rows]
-    return Ranking(title, caption, named, found or 1, kept or 1)
+    rows = fold([(short(name), share) for name, share in shares.items()], lambda name, rest: (name, _total(rest)))
+    whole = _total(shares.items())
+    return Ranking(title, caption, rows, whole.found_bytes or 1, whole.kept_bytes or 1)
+
+
+def _total(rows: Iterable[tuple[str, Share]]) -> Share:
+    shares = [share for _, share in rows]
+    return Share(*(sum(getattr(share, field.name) for share in shares) for field in fields(Share)))
 
 
 def _terms(found: Summary, lists: Mapping[str, str]) -> list[tuple[str, int, int, float, float]]:

@@ -13,15 +13,12 @@ from typing import Any
 from underlay.data.curate.canaries import SOURCE
 from underlay.data.curate.summary import UNKNOWN, Share, Summary
 from underlay.evaluate.card import PAGE, TEXT
-from underlay.evaluate.page import render, render_markdown
+from underlay.evaluate.page import write_both
+from underlay.evaluate.ranking import RANKED, fold, short
 
-_MOST, _MOST_OF_PART = 12, 5
-_LONGEST_NAME = 90
-_KINDS = {
-    "languages": ("Languages", "As the tagger language takes them to be; parts in which it did not look are unknown."),
-    "licences": ("Licences", "What the documents, or the files beside them, state."),
-    "kinds": ("Kinds of text", "What the documents are written in, by the endings of their files."),
-    "places": ("Where from", "The folders and hosts that most of the text comes from."),
+_MOST_OF_PART = 5
+_RANKED = RANKED | {
+    "languages": ("Languages", "As the tagger language takes them to be; parts in which it did not look are unknown.")
 }
 
 
@@ -74,10 +71,9 @@ class Row:
 
 def write_mix_card(data: MixData, folder: Path) -> tuple[Path, Path]:
     """Write `card.html` and `card.md`; tells where."""
-    values = _values(data)
-    (folder / PAGE).write_bytes(render("mixcard.html", **values))
-    (folder / TEXT).write_bytes(render_markdown("mixcard.md", **values))
-    return folder / PAGE, folder / TEXT
+    written = folder / PAGE, folder / TEXT
+    write_both("mixcard", *written, **_values(data))
+    return written
 
 
 def _values(data: MixData) -> dict[str, Any]:
@@ -95,7 +91,8 @@ def _values(data: MixData) -> dict[str, Any]:
         "size": sum(part.summary.found.kept_bytes for part in parts),
         "tokens": sum(part.tokens or 0 for part in parts),
         "read": sum(part.read or 0 for part in parts),
-        "rankings": [(title, why, _ranked(parts, weights, kind)) for kind, (title, why) in _KINDS.items()],
+        "rankings": [(kind, title, why, _ranked(parts, weights, kind)) for kind, (title, why) in _RANKED.items()],
+        "named": {f"part-{n}": part.name for n, part in enumerate(parts, 1)},
     }
 
 
@@ -125,31 +122,24 @@ def _ranked(parts: tuple[PartData, ...], weights: list[float], kind: str) -> lis
         return []
     whole = sum(sizes.values())
     names = sorted(sizes, key=lambda name: (-read[name], name))
-    rows = [Row(_short(name), sizes[name], sizes[name] / whole, read[name]) for name in names]
-    if len(rows) <= _MOST + 1:
-        return rows
-    rest = rows[_MOST:]
-    stored, more = (sum(getattr(row, what) for row in rest) for what in ("stored", "read"))
-    return [*rows[:_MOST], Row(f"{len(rest):,} others", sum(row.bytes for row in rest), stored, more)]
+    rows = [Row(short(name), sizes[name], sizes[name] / whole, read[name]) for name in names]
+    return fold(rows, _others)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}"
+def _others(name: str, rest: list[Row]) -> Row:
+    return Row(name, sum(row.bytes for row in rest), sum(row.stored for row in rest), sum(row.read for row in rest))
 
 
 def _details(part: PartData) -> dict[str, Any]:
     """What is said of one part: pairs of a name and a share by heading, and single figures."""
     found = part.summary
     lists = {}
-    for kind, (title, _) in _KINDS.items():
+    for kind, (title, _) in _RANKED.items():
         shares: Mapping[str, Share] = getattr(found, kind)
         whole = sum(share.kept_bytes for share in shares.values()) or 1
         kept = [(name, share.kept_bytes / whole) for name, share in shares.items() if share.kept_bytes]
-        named = sorted(kept, key=lambda one: (-one[1], one[0]))
-        lists[title] = [(_short(name), share) for name, share in named[:_MOST_OF_PART]]
-        if len(named) > _MOST_OF_PART:
-            rest = named[_MOST_OF_PART:]
-            lists[title].append((f"{len(rest):,} others", sum(share for _, share in rest)))
+        named = [(short(name), share) for name, share in sorted(kept, key=lambda one: (-one[1], one[0]))]
+        lists[title] = fold(named, lambda name, rest: (name, sum(share for _, share in rest)), _MOST_OF_PART)
     years = [year for year, share in found.years.items() if year != UNKNOWN and share.kept]
     drops = sorted((drop for drop in found.drops if drop.documents), key=lambda drop: (-drop.documents, drop.reason))
     return {

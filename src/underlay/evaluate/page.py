@@ -1,14 +1,15 @@
 """Pages that are safe to open: one file that asks for nothing from outside and runs no script.
 
 Most of the words on a page come from documents, and from models that read them, so nothing is trusted: every text is
-escaped, and characters that hide or reorder others are made visible. The pages share their looks (`page.css`) and their
-parts (`parts.html`); this module has what they print figures with.
+escaped, and characters that hide or reorder others are made visible. The pages share their frame (`frame.html`),
+their looks (`page.css`) and their parts (`parts.html`); this module has what they print figures with.
 """
 
 import math
 import re
 from datetime import datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -31,6 +32,12 @@ def render(template: str, **values: Any) -> bytes:
         label=label, when=when,
     )  # fmt: skip
     return environment.get_template(template).render(**values).encode("utf-8", "replace")
+
+
+def write_both(name: str, page: Path, text: Path, **values: Any) -> None:
+    """Write the same figures as a page, from `name.html`, and as Markdown, from `name.md`."""
+    page.write_bytes(render(f"{name}.html", **values))
+    text.write_bytes(render_markdown(f"{name}.md", **values))
 
 
 def visible(text: str) -> str:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from underlay.evaluate.page import render, shorten, visible
 from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, share_bars
+from underlay.evaluate.ranking import fold
 from underlay.trace.spans import covered
 
 _MOST = {"completions": 12, "functions": 8, "heldout": 120, "licences": 8, "lineage": 60, "matches": 5, "points": 400}
@@ -177,9 +178,7 @@ def _place(note: dict[str, Any]) -> str:
 def _top(licences: dict[str, int]) -> list[tuple[str, int, float]]:
     """Licences with their share of the bytes, the largest first, the small ones together."""
     ranked = sorted(licences.items(), key=lambda item: -item[1])
-    most = _MOST["licences"]
-    if len(rest := ranked[most:]) > 1:
-        ranked = [*ranked[:most], (f"{len(rest)} others", sum(count for _, count in rest))]
+    ranked = fold(ranked, lambda name, rest: (name, sum(count for _, count in rest)), _MOST["licences"])
     total = sum(licences.values()) or 1
     return [(shorten(name, 60), count, count / total) for name, count in ranked]
 
