@@ -8,6 +8,8 @@ import json
 import lzma
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from underlay.data.gather.opening import Limits, Stream, zstd
+from underlay.data.gather.readers import columns
 from underlay.data.gather.readers.dates import iso_date
 from underlay.data.gather.readers.table import next_row
 
@@ -190,6 +193,41 @@ def parquet(path: Path, rows: int = 3000) -> list[str]:
     )
     pq.write_table(table, path, row_group_size=1000)
     return texts
+
+
+class Boasting(pq.ParquetFile):
+    """Its second row group says that it has more rows than numbers can count, and cannot be read."""
+
+    def iter_batches(self, batch_size: int = 1, row_groups: Any = (), **settings: Any) -> Any:
+        if row_groups == [1]:
+            raise pa.ArrowInvalid("damaged")
+        return super().iter_batches(batch_size, row_groups=row_groups, **settings)
+
+    @property
+    def metadata(self) -> Any:
+        return Metadata(super().metadata)
+
+
+class Metadata:
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def row_group(self, group: int) -> Any:
+        boast = SimpleNamespace(num_rows=(1 << 63) - 1, total_byte_size=(1 << 63) - 1)
+        return boast if group == 1 else self._whole.row_group(group)
+
+
+def test_a_row_group_that_boasts_of_its_rows_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"text": ["one", "two", "three"]}), tmp_path / "rows.parquet", row_group_size=1)
+    monkeypatch.setattr(columns, "pq", SimpleNamespace(ParquetFile=Boasting))  # corpora are read as ever
+    documents, ledger = outcome(tmp_path, tmp_path / "rows.parquet")
+    assert sorted(document.text for document in documents) == ["one", "three"]
+    assert [entry.reason for entry in ledger] == ["bad-parquet"]
 
 
 def test_parquet_in_row_groups(tmp_path: Path) -> None:
