@@ -4,11 +4,23 @@
 come and go; `score` gives log-probabilities for evaluation.
 """
 
-from underlay.generate.engine import Engine, Handle, TokenEvent
-from underlay.generate.request import Answer, ContextLengthError, ParameterError, Request, Sampling, TokenLogprob
+from underlay.generate.adapters import Adapter
+from underlay.generate.engine import Engine
+from underlay.generate.request import (
+    Answer,
+    Constraint,
+    ContextLengthError,
+    ParameterError,
+    Request,
+    Sampling,
+    TokenLogprob,
+)
+from underlay.generate.sequence import Handle, TokenEvent
 
 __all__ = [
+    "Adapter",
     "Answer",
+    "Constraint",
     "ContextLengthError",
     "Engine",
     "Handle",

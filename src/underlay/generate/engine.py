@@ -1,113 +1,41 @@
 """The one engine: every token that Underlay generates, for chat, evaluation or a server, comes from here.
 
-It answers a fixed number of requests at once, one a slot. Each step first reads some prompt tokens, request by
-request, then moves every answer forward by one token in one pass through the model; requests join and leave between
-steps (continuous batching: Orca, OSDI 2022).
+Each step reads some tokens of many requests in one pass through the model, and moves every answer forward by one token
+or, where guesses come true, by several; requests join and leave between steps. The parts are: the scheduler, which says
+who reads what; blocks of memory; a runner, which computes; a sampler for each request; streams that cut at stop strings.
 
-Batch invariance: on a CPU a request's tokens depend on the request and its seed alone, not on its neighbours, its
-slot, or when it came. Prompts are read alone, in chunks cut at fixed places; decoding always has the shape (slots, 1),
-where the kernels compute each row by itself in the same order. Two things would break this, hence two rules: sums
-over the cache are padded to multiples of `SEEN_STEP` places (masked terms add exact zeros), and decoding runs on one
-thread, since with several the attention kernel's scratch memory is aligned differently in each, which changes how it
-rounds. `deterministic=False` lifts the second rule, for large models on many cores.
+Batch invariance: a request's tokens depend on the request and its seed alone, not on its neighbours, on when it came,
+on what is remembered, or on chunks, guesses and preemptions. It follows from row invariance (`generate.runner`), which
+both runners for a CPU promise.
 """
 
-import copy
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from underlay.errors import UserError
-from underlay.generate.cache import SlotCache
-from underlay.generate.request import (
-    Answer,
-    ContextLengthError,
-    FinishReason,
-    ParameterError,
-    Request,
-    Sampling,
-    TokenLogprob,
-)
-from underlay.generate.sample import Sampler, uniform
+from underlay.generate.adapters import Adapter
+from underlay.generate.blocks import BlockPool
+from underlay.generate.grammar import GrammarCompiler, GrammarError
+from underlay.generate.path import Cache, Path, Precision, choose_runner, room_for
+from underlay.generate.request import Answer, ContextLengthError, ParameterError, Request, TokenLogprob
+from underlay.generate.runner import BLOCK, Runner
+from underlay.generate.sampler import Sampler, choose, log_probabilities
+from underlay.generate.scheduler import Scheduler, Share, blocks_for, rows
 from underlay.generate.score import score
-from underlay.generate.stream import TextStream
+from underlay.generate.sequence import Handle, TokenEvent
+from underlay.generate.speculate import Guesser, room
+from underlay.generate.threads import one_thread
 from underlay.models import Decoder
-from underlay.models.parts import computed
+from underlay.models.quantised import QuantisedMatrix
 from underlay.progress import Progress, silent
 from underlay.text import Tokenizer
 
-CHUNK = 256
-"""A prompt is read in chunks of so many tokens, so that a long one does not hold up the others."""
-PREFILL = 512
-"""Prompt tokens after which a step reads no further chunk."""
-SMALL = 1_000_000_000
-"""Multiplications (tokens times parameters) of a chunk below which a second CPU thread costs more than it brings."""
-SEEN_STEP = 64
-"""Attention reads the cache in multiples of so many places."""
-
-
-class Handle:
-    """A request on its way, and what has come of it so far."""
-
-    def __init__(self, request: Request, stop_ids: frozenset[int]) -> None:
-        self.request = request
-        self.finish: FinishReason | None = None
-        """Why the answer ended; None while it goes on."""
-        self.ids: list[int] = []
-        self.logprobs: list[TokenLogprob] = []
-        self._stop_ids = stop_ids
-        self._stream = TextStream(request.stop)
-        self._text: list[str] = []
-        self._read = 0
-        self._cancelled = False
-
-    def cancel(self) -> None:
-        """Stop as soon as the next step begins; harmless when the answer has ended. May be called from any thread."""
-        self._cancelled = True
-
-    def answer(self) -> Answer:
-        """The whole answer. Only once it has ended."""
-        assert self.finish is not None, "the answer has not ended"
-        logprobs = None if self.request.logprobs is None else list(self.logprobs)
-        return Answer(list(self.ids), "".join(self._text), self.finish, len(self.request.prompt), logprobs)
-
-    def _advance(self, token: int, data: bytes, logprob: TokenLogprob | None) -> "TokenEvent":
-        self.ids.append(token)
-        if logprob is not None:
-            self.logprobs.append(logprob)
-        full = len(self.ids) == self.request.max_tokens
-        ended = token in self._stop_ids
-        text = self._stream.push(data, last=full or ended)
-        if ended or self._stream.stopped:
-            self.finish = "stop"
-        elif full:
-            self.finish = "length"
-        self._text.append(text)
-        return TokenEvent(self, token, text, logprob, self.finish)
-
-    def _cancel(self) -> "TokenEvent":
-        text = self._stream.push(b"", last=True)
-        self._text.append(text)
-        self.finish = "cancelled"
-        return TokenEvent(self, None, text, None, "cancelled")
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One request moved forward."""
-
-    handle: Handle
-    id: int | None
-    """The token; None where the request was cancelled."""
-    text: str
-    """What can be shown now; often empty while a character or a possible stop string is incomplete."""
-    logprob: TokenLogprob | None
-    finish: FinishReason | None
-    """Set in the last event of a request."""
+STEP = 512
+"""About as many tokens are read in a step: a long prompt then does not hold up the others."""
+NOT_A_NUMBER = "the model's logits are not numbers"
 
 
 class Engine:
@@ -118,78 +46,112 @@ class Engine:
         model: Decoder,
         tokenizer: Tokenizer,
         slots: int = 8,
-        dtype: torch.dtype | None = None,
-        deterministic: bool = True,
+        precision: Precision = "float32",
+        *,
+        cache: Cache | None = None,
+        memory: int | None = None,
+        path: Path = "auto",
+        threads: int | None = None,
+        quantised: Mapping[str, QuantisedMatrix] | None = None,
+        guesser: Guesser | None = None,
+        guesses: int = 4,
+        step_tokens: int = STEP,
+        runner: Runner | None = None,
     ) -> None:
-        """Take `slots` requests at once and compute in `dtype` (by default float32; see `models.parts.computed`).
+        """Answer up to `slots` requests at once.
 
-        Weights of another dtype are converted once, here: later changes to the model are then not seen.
-        Raises UserError where the tokenizer does not belong to the model, or there is no slot.
+        precision: of the matrices; "int8" and "int4" round to nearest unless `quantised` brings what was calibrated.
+        cache: of keys and values; by default as precise as the model. memory: bytes for them, by default enough for
+        every slot's whole context, or half of what is free. path: who computes ("native": C++, "plain": torch, "auto":
+        the faster that there is). threads: of the native path, by default all cores. guesser: proposes up to `guesses`
+        tokens ahead. step_tokens: read in a step, about. runner: computes instead of what `path` would choose.
+        Weights may be converted once, here: later changes to the model are then not seen. Raises UserError where the
+        tokenizer does not belong to the model, a weight is not a number, or there is no slot or too little memory.
         """
         if slots < 1:
             raise UserError(f"slots: {slots} is below 1")
-        if tokenizer.size > model.config.vocabulary:
+        config = model.config
+        if tokenizer.size > config.vocabulary:
             raise UserError(
-                f"the tokenizer has {tokenizer.size} ids but the model {model.config.vocabulary}; load the two together"
+                f"the tokenizer has {tokenizer.size} ids but the model {config.vocabulary}; load the two together"
             )
         self.tokenizer = tokenizer
-        self.context = model.config.context
+        self.context = config.context
         """Most tokens of prompt and answer together."""
-        self._device = model.embedding.weight.device
-        self._dtype = computed(dtype or torch.float32, self._device)
-        self._model = _in_dtype(model, self._dtype)
-        self._parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._deterministic = deterministic
-        self._slots: list[Handle | None] = [None] * slots
-        self._waiting: deque[Handle] = deque()
-        self._stop_ids = tokenizer.stop_ids
-        self._cache: SlotCache | None = None
-        self._sampler: Sampler | None = None
-        self._places = torch.arange(self.context, device=self._device)
-
-    @property
-    def slots(self) -> int:
+        self.slots = slots
         """How many requests are answered at once."""
-        return len(self._slots)
+        self._vocabulary = config.vocabulary
+        self.runner = runner or choose_runner(model, precision, cache, path, threads, quantised)
+        blocks = room_for(self.runner.block_bytes, blocks_for(self.context), slots, memory)
+        self.runner.reserve(blocks)
+        self.scheduler = Scheduler(BlockPool(blocks), slots, step_tokens)
+        self._guesser, self._guesses = guesser, guesses
+        self._grammars = GrammarCompiler(tokenizer, config.vocabulary)
+        self._adapters: dict[str, Adapter] = {}
 
     @property
     def running(self) -> int:
         """Requests that hold a slot."""
-        return sum(handle is not None for handle in self._slots)
+        return len(self.scheduler.running)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a slot."""
-        return len(self._waiting)
+        """Requests that wait for a slot, or for memory."""
+        return len(self.scheduler.waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is still to be answered."""
+        return bool(self.scheduler.running or self.scheduler.waiting)
 
     def check(self, request: Request) -> None:
         """Raise ParameterError where this model cannot honour the request. May be called from any thread."""
-        prompt, wanted = len(request.prompt), request.max_tokens
-        if prompt + wanted > self.context:
+        length, wanted = len(request.prompt), request.max_tokens
+        if request.truncate and wanted < self.context:
+            length = min(length, self.context - wanted)
+        if length + wanted > self.context:
             raise ContextLengthError(
-                "prompt" if prompt >= self.context else "max_tokens",
-                f"{prompt} prompt tokens and up to {wanted} new ones make {prompt + wanted}, "
+                "prompt" if length >= self.context else "max_tokens",
+                f"{length} prompt tokens and up to {wanted} new ones make {length + wanted}, "
                 f"the model's context holds {self.context}",
             )
-        vocabulary = self._model.config.vocabulary
-        if min(request.prompt) < 0 or max(request.prompt) >= vocabulary:
-            raise ParameterError("prompt", f"holds a token id outside 0..{vocabulary - 1}")
+        last = self._vocabulary - 1
+        if min(request.prompt) < 0 or max(request.prompt) > last:
+            raise ParameterError("prompt", f"holds a token id outside 0..{last}")
+        if any(not 0 <= token <= last for token in request.sampling.bias):
+            raise ParameterError("bias", f"names a token id outside 0..{last}")
+        if request.adapter is not None and request.adapter not in self._adapters:
+            known = ", ".join(sorted(self._adapters)) or "none"
+            raise ParameterError("adapter", f"there is no {request.adapter!r}; loaded: {known}")
+        if request.constraint is not None:
+            self._grammars.compile(request.constraint, self._stop_ids(request))
 
     def submit(self, request: Request) -> Handle:
         """Queue a request; it moves with every `step`. Raises ParameterError where it cannot be honoured."""
         self.check(request)
-        handle = Handle(request, self._stop_ids if request.stop_ids is None else request.stop_ids)
-        self._waiting.append(handle)
+        prompt, start = list(request.prompt), self.tokenizer.start
+        if (over := len(prompt) + request.max_tokens - self.context) > 0:
+            kept = len(start) if prompt[: len(start)] == start and len(start) < len(prompt) - over else 0
+            prompt = prompt[:kept] + prompt[kept + over :]
+        stop_ids = self._stop_ids(request)
+        constraint = request.constraint
+        grammar = None if constraint is None else self._grammars.compile(constraint, stop_ids)
+        handle = Handle(request, prompt, stop_ids, Sampler(request.sampling, prompt, self._vocabulary, grammar))
+        self.scheduler.add(handle)
         return handle
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
-        """Move every request forward by at most one token. Returns what happened; nothing once all is answered."""
+        """Read some tokens and move every answer forward. Returns what happened; nothing where prompts alone were read.
+
+        While `busy`, there is more to do.
+        """
         events = self._sweep()
-        self._admit()
-        if any(self._slots):
-            self._prefill()
-            events += self._decode()
+        shares = self.scheduler.plan(self._guess if self._guesser else None)
+        if shares:
+            logits = self.runner.run([share.work() for share in shares])
+            with one_thread(logits.device.type == "cpu"):
+                events += self._advance(shares, logits)
         return events
 
     def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Answer]:
@@ -218,123 +180,103 @@ class Engine:
         A list of n tokens, usually BOS first, gives a tensor (n - 1,). Lists longer than the context are read in
         windows that overlap by half. Raises ParameterError where a list is empty or holds an unknown id.
         """
-        return score(self._model, token_lists, self._dtype, progress)
+        return score(self.runner, token_lists, self._vocabulary, self.context, progress)
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Let requests name an adapter. Raises UserError where the name is taken or it does not fit the model."""
+        if name in self._adapters:
+            raise UserError(f"adapter {name!r} is loaded already; drop it first")
+        self.runner.add_adapter(name, adapter)
+        self._adapters[name] = adapter
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises UserError where there is none of that name, or requests still need it."""
+        if name not in self._adapters:
+            raise UserError(f"there is no adapter {name!r}")
+        if any(h.request.adapter == name for h in (*self.scheduler.running, *self.scheduler.waiting)):
+            raise UserError(f"adapter {name!r} is still answering; try again when it is done")
+        self.runner.drop_adapter(name)
+        del self._adapters[name]
+        # Another may come under the same name; what was remembered is this one's.
+        self.scheduler.pool.forget()
+
+    def invariants(self) -> None:
+        """Assert what always holds between two steps; for tests."""
+        self.scheduler.check()
+
+    def _stop_ids(self, request: Request) -> frozenset[int]:
+        return self.tokenizer.stop_ids if request.stop_ids is None else request.stop_ids
 
     def _sweep(self) -> list[TokenEvent]:
         """Let go of what was cancelled."""
-        gone = [handle for handle in (*self._slots, *self._waiting) if handle is not None and handle._cancelled]
-        if not gone:
-            return []
-        self._slots = [None if handle in gone else handle for handle in self._slots]
-        self._waiting = deque(handle for handle in self._waiting if handle not in gone)
-        self._sampler = None
-        return [handle._cancel() for handle in gone]
+        everyone = (*self.scheduler.running, *self.scheduler.waiting)
+        return [self._end(handle, handle.end("cancelled")) for handle in everyone if handle.cancelled]
 
-    def _admit(self) -> None:
-        for slot, handle in enumerate(self._slots):
-            if handle is None and self._waiting:
-                self._slots[slot] = self._waiting.popleft()
-                self._sampler = None
+    def _end(self, handle: Handle, event: TokenEvent) -> TokenEvent:
+        self.scheduler.remove(handle)
+        if self._guesser is not None:
+            self._guesser.forget(handle)
+        return event
 
-    def _prefill(self) -> None:
-        """Read prompts into their slots, all but the last token of each, which is the first that decoding feeds."""
-        if self._cache is None:
-            self._cache = SlotCache(self._model.config, self.slots, self._dtype, self._device)
-        spent = 0
-        for slot, handle in enumerate(self._slots):
-            while handle is not None and spent < PREFILL and handle._read < len(handle.request.prompt) - 1:
-                prompt, start = handle.request.prompt, handle._read
-                end = min(start + CHUNK, len(prompt) - 1)
-                tokens = torch.tensor([prompt[start:end]], device=self._device)
-                places = self._places[start:end]
-                mask = None if start == 0 else self._places[:end] <= places[:, None]
-                small = self._device.type == "cpu" and (end - start) * self._parameters < SMALL
-                with _one_thread(small):
-                    self._model.hidden(tokens, places[None], mask, self._cache.span(slot, start), self._dtype)
-                handle._read = end
-                spent += end - start
+    def _guess(self, handles: Sequence[Handle]) -> list[list[int]]:
+        assert self._guesser is not None
+        return self._guesser.guess(handles, [room(handle, self._guesses) for handle in handles])
 
-    def _decode(self) -> list[TokenEvent]:
-        """Feed every slot its newest token, choose the next."""
-        assert self._cache is not None
-        ready = {s: h for s, h in enumerate(self._slots) if h is not None and h._read >= len(h.request.prompt) - 1}
-        if not ready:
-            return []
-        tokens, places = [0] * self.slots, [self._cache.spare] * self.slots
-        numbers = [0.0] * self.slots
-        for slot, handle in ready.items():
-            prompt, ids = handle.request.prompt, handle.ids
-            tokens[slot] = ids[-1] if ids else prompt[-1]
-            places[slot] = len(prompt) + len(ids) - 1
-            numbers[slot] = uniform(handle.request.sampling.seed, len(ids))
-        with _one_thread(self._deterministic and self._device.type == "cpu"):
-            logits = self._logits(tokens, places, 1 + max(places[slot] for slot in ready))
-            if self._sampler is None:
-                settings = [Sampling(0.0) if h is None else h.request.sampling for h in self._slots]
-                self._sampler = Sampler(settings, logits.shape[-1], self._device)
-            chosen = self._sampler.choose(logits, numbers)
-            logprobs = self._logprobs(ready, logits, chosen)
-        ids = chosen.tolist()
-        decode = self.tokenizer.decode_bytes
-        size = self.tokenizer.size
-        events = []
-        for slot, handle in ready.items():
-            token = ids[slot]
-            # A model's vocabulary may be padded beyond its tokenizer's; such an id has no bytes.
-            event = handle._advance(token, decode((token,)) if token < size else b"", logprobs.get(slot))
-            if event.finish is not None:
-                self._slots[slot] = None
-                self._sampler = None
-            events.append(event)
-        return events
+    def _advance(self, shares: Sequence[Share], logits: Tensor) -> list[TokenEvent]:
+        """Choose what comes next for each share that is complete, and go on while guesses come true."""
+        events: list[TokenEvent] = []
+        going: list[tuple[Share, int]] = []
+        for share, row in rows(shares):
+            self.scheduler.done(share.handle, share.count)
+            self._tell_prompt(share, logits[row : row + share.wanted])
+            if share.complete:
+                going.append((share, row + share.wanted - 1 - len(share.guessed)))
+        for place in count():
+            if not going:
+                return events
+            picked = [row + place for _, row in going]
+            part = logits if picked == list(range(len(logits))) else logits[picked]
+            chosen = self._choose([share.handle for share, _ in going], part)
+            later = []
+            for (share, row), (token, logprob) in zip(going, chosen, strict=True):
+                event = self._take(share.handle, token, logprob)
+                events.append(event)
+                if event.finish is None and place < len(share.guessed) and share.guessed[place] == event.id:
+                    self.scheduler.done(share.handle, 1)
+                    later.append((share, row))
+            going = later
+        raise AssertionError
 
-    def _logits(self, tokens: list[int], places: list[int], longest: int) -> Tensor:
-        """One token a slot, at its place; returns (slots, vocabulary) float32."""
-        assert self._cache is not None
-        positions = torch.tensor(places, device=self._device)
-        seen = min(-(-longest // SEEN_STEP) * SEEN_STEP, self.context)
-        mask = (self._places[:seen] <= positions[:, None])[:, None, None]
-        column = torch.tensor(tokens, device=self._device)[:, None]
-        cache = self._cache.step(positions, seen)
-        # Slots without a request read the last position; what they compute is thrown away.
-        known = positions.clamp(max=self.context - 1)
-        hidden = self._model.hidden(column, known[:, None], mask, cache, self._dtype)
-        return self._model.logits(hidden[:, 0]).float()
+    def _choose(
+        self, handles: Sequence[Handle], logits: Tensor
+    ) -> list[tuple[int | GrammarError | None, TokenLogprob | None]]:
+        chosen = choose(logits, [handle.sampler for handle in handles])
+        wanted = [index for index, handle in enumerate(handles) if handle.request.logprobs is not None]
+        told: dict[int, TokenLogprob] = {}
+        real = [(index, token) for index in wanted if isinstance(token := chosen[index], int)]
+        if real:
+            which = [index for index, _ in real]
+            counts = [handles[index].request.logprobs or 0 for index in which]
+            told = dict(zip(which, log_probabilities(logits[which], [t for _, t in real], counts), strict=True))
+        return [(token, told.get(index)) for index, token in enumerate(chosen)]
 
-    def _logprobs(self, ready: dict[int, Handle], logits: Tensor, chosen: Tensor) -> dict[int, TokenLogprob]:
-        wanted = {slot: n for slot, h in ready.items() if (n := h.request.logprobs) is not None}
-        if not wanted:
-            return {}
-        rows = torch.tensor(list(wanted), device=self._device)
-        scores = logits[rows].log_softmax(-1)
-        picked = scores.gather(-1, chosen[rows][:, None])[:, 0].tolist()
-        best = scores.topk(min(max(wanted.values()), scores.shape[-1]), -1)
-        result = {}
-        for index, (slot, count) in enumerate(wanted.items()):
-            top = zip(best.indices[index, :count].tolist(), best.values[index, :count].tolist(), strict=True)
-            result[slot] = TokenLogprob(int(chosen[slot]), picked[index], tuple(top))
-        return result
+    def _take(self, handle: Handle, token: int | GrammarError | None, logprob: TokenLogprob | None) -> TokenEvent:
+        if not isinstance(token, int):
+            return self._end(handle, handle.end("failed", NOT_A_NUMBER if token is None else str(token)))
+        # A model's vocabulary may be padded beyond its tokenizer's; such an id has no bytes.
+        data = self.tokenizer.decode_bytes((token,)) if token < self.tokenizer.size else b""
+        event = handle.advance(token, data, logprob)
+        return event if event.finish is None else self._end(handle, event)
+
+    def _tell_prompt(self, share: Share, logits: Tensor) -> None:
+        """Note the log-probabilities of the prompt's tokens that follow what was read."""
+        handle, wanted = share.handle, share.handle.request.prompt_logprobs
+        if wanted is None or len(handle.prompt_logprobs) >= handle.prompt_length - 1:
+            return
+        first = handle.read - share.count  # the place that the first row was read at
+        targets = handle.tokens[first + 1 : min(handle.read + 1, handle.prompt_length)]
+        told = log_probabilities(logits[: len(targets)], targets, [wanted] * len(targets))
+        handle.prompt_logprobs += told[len(handle.prompt_logprobs) - first :]
 
 
-def _in_dtype(model: Decoder, dtype: torch.dtype) -> Decoder:
-    """The model with its matrices in `dtype`; norms stay in float32, as they are computed."""
-    if dtype == torch.float32:
-        return model
-    model = copy.deepcopy(model)
-    for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            parameter.data = parameter.data.to(dtype)
-    return model
-
-
-@contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if not wanted or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+__all__ = ["BLOCK", "Engine", "Handle", "TokenEvent"]

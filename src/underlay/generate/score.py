@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from underlay.generate.request import ParameterError
-from underlay.models import Decoder
+from underlay.generate.runner import Runner
 from underlay.progress import Progress, silent
 
 BATCH_TOKENS = 4096
 """Tokens read in one go: enough to fill the matrix units, little enough to stay near the caches."""
-LOGIT_ROWS = 512
-"""Positions whose logits exist at the same time."""
 
 
 @dataclass(frozen=True)
@@ -59,49 +57,27 @@ def batches(work: Sequence[_Window]) -> Iterator[list[_Window]]:
         yield batch
 
 
-@torch.inference_mode()
 def score(
-    model: Decoder, sequences: Sequence[Sequence[int]], dtype: torch.dtype, progress: Progress = silent
+    runner: Runner, sequences: Sequence[Sequence[int]], vocabulary: int, context: int, progress: Progress = silent
 ) -> list[Tensor]:
     """Log-probabilities, in nats, of tokens 1 to n - 1 of each sequence of n tokens (usually BOS first).
 
     Returns one tensor (n - 1,) float32 a sequence. Raises ParameterError where a sequence is empty or holds an id the
     model does not have.
     """
-    config = model.config
-    device = model.embedding.weight.device
     tensors = [torch.as_tensor(sequence, dtype=torch.int64) for sequence in sequences]
     for index, tensor in enumerate(tensors):
         if len(tensor) == 0:
             raise ParameterError("token_lists", f"sequence {index} is empty; start it with BOS")
-        if tensor.min() < 0 or tensor.max() >= config.vocabulary:
-            raise ParameterError("token_lists", f"sequence {index} holds an id outside 0..{config.vocabulary - 1}")
+        if tensor.min() < 0 or tensor.max() >= vocabulary:
+            raise ParameterError("token_lists", f"sequence {index} holds an id outside 0..{vocabulary - 1}")
     results = [torch.empty(len(tensor) - 1) for tensor in tensors]
-    work = [w for index, tensor in enumerate(tensors) for w in windows(index, len(tensor), config.context)]
+    work = [w for index, tensor in enumerate(tensors) for w in windows(index, len(tensor), context)]
     total, done = sum(map(len, results)), 0
     for batch in batches(work):
-        widest = max(w.end - w.start for w in batch)
-        tokens = torch.zeros(len(batch), widest, dtype=torch.int64)
-        for row, w in enumerate(batch):
-            tokens[row, : w.end - w.start] = tensors[w.sequence][w.start : w.end]
-        # Attention is causal: what pads a row on the right changes nothing before it.
-        hidden = model.hidden(tokens.to(device), dtype=dtype)
-        kept = torch.cat([hidden[row, w.first - w.start : w.end - w.start] for row, w in enumerate(batch)])
-        targets = torch.cat([tensors[w.sequence][w.first + 1 : w.end + 1] for w in batch]).to(device)
-        found = _log_probabilities(model, kept, targets).cpu()
-        row = 0
-        for w in batch:
-            results[w.sequence][w.first : w.end] = found[row : (row := row + w.end - w.first)]
-        done += row
+        found = runner.likelihoods([tensors[w.sequence][w.start : w.end + 1].tolist() for w in batch])
+        for w, scores in zip(batch, found, strict=True):
+            results[w.sequence][w.first : w.end] = scores[w.first - w.start :]
+            done += w.end - w.first
         progress(done, total)
     return results
-
-
-def _log_probabilities(model: Decoder, hidden: Tensor, targets: Tensor) -> Tensor:
-    """hidden: (rows, width); targets: (rows,); returns (rows,) float32."""
-    found = torch.empty(len(targets), device=targets.device)
-    for start in range(0, len(targets), LOGIT_ROWS):
-        part = slice(start, start + LOGIT_ROWS)
-        logits = model.logits(hidden[part]).float()
-        found[part] = logits.gather(-1, targets[part, None])[:, 0] - logits.logsumexp(-1)
-    return found

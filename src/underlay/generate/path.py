@@ -1,0 +1,67 @@
+"""Which runner an engine gets, and how much memory for keys and values."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import psutil
+import torch
+
+from underlay.errors import UserError
+from underlay.generate.plain import PlainRunner
+from underlay.generate.runner import Runner
+from underlay.models import Decoder
+from underlay.models.quantised import QuantisedMatrix
+
+Precision = Literal["float32", "bfloat16", "int8", "int4"]
+Cache = Literal["float32", "bfloat16", "int8"]
+Path = Literal["auto", "native", "plain"]
+
+KV_SHARE = 0.5
+"""Of the memory that is free, as much is taken for keys and values at most."""
+
+
+def choose_runner(
+    model: Decoder,
+    precision: Precision,
+    cache: Cache | None,
+    path: Path,
+    threads: int | None,
+    quantised: Mapping[str, QuantisedMatrix] | None,
+) -> Runner:
+    """The native runner where there can be one, else the plain one; `path` names one of them.
+
+    Raises UserError where the named one cannot be had, or a weight is not a number.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"the weights of {name} are not all finite numbers; the model is damaged or has diverged")
+    why = "asked for"
+    if path != "plain":
+        from underlay.generate.native import NativeRunner, unavailable
+
+        reason = unavailable(model)
+        if reason is None:
+            return NativeRunner(model, precision, cache or _as_precise(precision), threads, quantised)
+        if path == "native":
+            raise UserError(f"the native path cannot run this: {reason}")
+        why = f"the native path cannot: {reason}"
+    if cache is not None and cache != _as_precise(precision):
+        raise UserError(f"cache: {cache} needs the native path ({why})")
+    return PlainRunner(model, precision, quantised, why)
+
+
+def _as_precise(precision: Precision) -> Cache:
+    return "float32" if precision == "float32" else "bfloat16"
+
+
+def room_for(block_bytes: int, least: int, slots: int, memory: int | None) -> int:
+    """How many blocks of so many bytes to make: `least` hold one context. Raises UserError where there is not room."""
+    if memory is None:
+        free = psutil.virtual_memory().available
+        return max(least, min(least * slots, int(free * KV_SHARE) // block_bytes))
+    if memory // block_bytes < least:
+        raise UserError(
+            f"memory: {memory:,} bytes hold {memory // block_bytes} blocks of keys and values, "
+            f"but one context takes {least} of {block_bytes:,} bytes each"
+        )
+    return memory // block_bytes
