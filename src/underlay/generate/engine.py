@@ -29,12 +29,11 @@ from underlay.generate.request import (
     FinishReason,
     ParameterError,
     Request,
-    Sampling,
     TokenLogprob,
 )
-from underlay.generate.sample import Sampler, uniform
+from underlay.generate.sampler import Sampler, choose, log_probabilities
 from underlay.generate.score import score
-from underlay.generate.stream import TextStream
+from underlay.generate.stop import TextStream
 from underlay.models import Decoder
 from underlay.models.parts import computed
 from underlay.progress import Progress, silent
@@ -62,6 +61,7 @@ class Handle:
         self._stop_ids = stop_ids
         self._stream = TextStream(request.stop)
         self._text: list[str] = []
+        self._sampler: Sampler | None = None
         self._read = 0
         self._cancelled = False
 
@@ -144,7 +144,6 @@ class Engine:
         self._waiting: deque[Handle] = deque()
         self._stop_ids = tokenizer.stop_ids
         self._cache: SlotCache | None = None
-        self._sampler: Sampler | None = None
         self._places = torch.arange(self.context, device=self._device)
 
     @property
@@ -227,14 +226,12 @@ class Engine:
             return []
         self._slots = [None if handle in gone else handle for handle in self._slots]
         self._waiting = deque(handle for handle in self._waiting if handle not in gone)
-        self._sampler = None
         return [handle._cancel() for handle in gone]
 
     def _admit(self) -> None:
         for slot, handle in enumerate(self._slots):
             if handle is None and self._waiting:
                 self._slots[slot] = self._waiting.popleft()
-                self._sampler = None
 
     def _prefill(self) -> None:
         """Read prompts into their slots, all but the last token of each, which is the first that decoding feeds."""
@@ -261,30 +258,33 @@ class Engine:
         if not ready:
             return []
         tokens, places = [0] * self.slots, [self._cache.spare] * self.slots
-        numbers = [0.0] * self.slots
         for slot, handle in ready.items():
             prompt, ids = handle.request.prompt, handle.ids
             tokens[slot] = ids[-1] if ids else prompt[-1]
             places[slot] = len(prompt) + len(ids) - 1
-            numbers[slot] = uniform(handle.request.sampling.seed, len(ids))
         with _one_thread(self._deterministic and self._device.type == "cpu"):
             logits = self._logits(tokens, places, 1 + max(places[slot] for slot in ready))
-            if self._sampler is None:
-                settings = [Sampling(0.0) if h is None else h.request.sampling for h in self._slots]
-                self._sampler = Sampler(settings, logits.shape[-1], self._device)
-            chosen = self._sampler.choose(logits, numbers)
-            logprobs = self._logprobs(ready, logits, chosen)
-        ids = chosen.tolist()
+            rows = logits[torch.tensor(list(ready), device=self._device)]
+            for handle in ready.values():
+                if handle._sampler is None:
+                    handle._sampler = Sampler(handle.request.sampling, handle.request.prompt, rows.shape[-1])
+            samplers = [h._sampler for h in ready.values() if h._sampler is not None]
+            chosen = dict(zip(ready, choose(rows, samplers), strict=True))
+        wanted = {s: n for s, h in ready.items() if (n := h.request.logprobs) is not None}
+        found = log_probabilities(logits[list(wanted)], [chosen[s] or 0 for s in wanted], list(wanted.values()))
+        logprobs = dict(zip(wanted, found, strict=True))
         decode = self.tokenizer.decode_bytes
         size = self.tokenizer.size
         events = []
         for slot, handle in ready.items():
-            token = ids[slot]
+            token = chosen[slot]
+            assert token is not None
+            assert handle._sampler is not None
+            handle._sampler.accept(token)
             # A model's vocabulary may be padded beyond its tokenizer's; such an id has no bytes.
             event = handle._advance(token, decode((token,)) if token < size else b"", logprobs.get(slot))
             if event.finish is not None:
                 self._slots[slot] = None
-                self._sampler = None
             events.append(event)
         return events
 
@@ -300,20 +300,6 @@ class Engine:
         known = positions.clamp(max=self.context - 1)
         hidden = self._model.hidden(column, known[:, None], mask, cache, self._dtype)
         return self._model.logits(hidden[:, 0]).float()
-
-    def _logprobs(self, ready: dict[int, Handle], logits: Tensor, chosen: Tensor) -> dict[int, TokenLogprob]:
-        wanted = {slot: n for slot, h in ready.items() if (n := h.request.logprobs) is not None}
-        if not wanted:
-            return {}
-        rows = torch.tensor(list(wanted), device=self._device)
-        scores = logits[rows].log_softmax(-1)
-        picked = scores.gather(-1, chosen[rows][:, None])[:, 0].tolist()
-        best = scores.topk(min(max(wanted.values()), scores.shape[-1]), -1)
-        result = {}
-        for index, (slot, count) in enumerate(wanted.items()):
-            top = zip(best.indices[index, :count].tolist(), best.values[index, :count].tolist(), strict=True)
-            result[slot] = TokenLogprob(int(chosen[slot]), picked[index], tuple(top))
-        return result
 
 
 def _in_dtype(model: Decoder, dtype: torch.dtype) -> Decoder:
