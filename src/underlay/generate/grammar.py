@@ -10,8 +10,10 @@ cost more than `LIMITS` allow, either when it is compiled (ParameterError) or wh
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, TokenizerWrapper
 
 MOST_CHARACTERS = 65_536
-"""Longest schema, expression or list of choices."""
-MOST_DEPTH = 64
-"""Deepest nesting of a schema or an expression."""
+"""Longest schema or list of choices."""
+MOST_PATTERN = 4_096
+"""Longest regular expression, also within a schema: compiling takes the square of its length."""
+MOST_DEPTH = 400
+"""Deepest nesting of a schema, in levels of JSON; all that is referred to counts as if it were one chain."""
 
 LIMITS = {
     "initial_lexer_fuel": 1_000_000,
@@ -63,9 +67,13 @@ class GrammarCompiler:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._tokenizer, _source(constraint), log_level=0, limits=self._limits)
+        grammar = Grammar(matcher, self._vocabulary, stop_ids)
+        # Some schemas turn out to be impossible, or too costly, only at the first token.
+        if not matcher.is_error():
+            grammar.probe()
         if matcher.is_error():
             raise ParameterError("constraint", _reason(matcher))
-        return Grammar(matcher, self._vocabulary, stop_ids)
+        return grammar
 
 
 def compile_grammar(
@@ -101,12 +109,16 @@ class Grammar:
         if self.finished:
             mask = torch.zeros(self._vocabulary, dtype=torch.bool)
         else:
-            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+            self.probe()
             self._checked()
             bits = np.unpackbits(self._bits.view(np.uint8), count=self._vocabulary, bitorder="little")
             mask = torch.from_numpy(bits.view(np.bool_))
         mask[self._ends] = self.accepting
         return mask
+
+    def probe(self) -> None:
+        """Look at what may come next, which may turn out to be too costly; `compile` says so early."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
 
     def accept(self, token: int) -> None:
         """Go on with a token that is allowed. Raises GrammarError where it is not, or where it costs too much."""
@@ -156,33 +168,81 @@ class _Tokens:
 def _source(constraint: Constraint) -> str:
     """The grammar in llguidance's language. `no_forcing`: the model chooses how a text is cut into tokens."""
     head = '%llguidance {"no_forcing": true}\n'
-    given = constraint.json_schema or constraint.regex or "".join(constraint.choices or ())
-    if len(given) > MOST_CHARACTERS:
-        raise ParameterError("constraint", f"{len(given)} characters are more than the {MOST_CHARACTERS} allowed")
     if constraint.json_schema is not None:
+        _limit("json_schema", constraint.json_schema, MOST_CHARACTERS)
         return f"{head}start: %json {json.dumps(_schema(constraint.json_schema))}"
     if constraint.regex is not None:
-        from llguidance import regex_to_lark
-
-        return f"{head}start: /{regex_to_lark(constraint.regex, '')}/"
+        return f"{head}start: /{_regex(constraint.regex)}/"
     assert constraint.choices is not None
-    return f"{head}start: " + " | ".join(json.dumps(choice) for choice in constraint.choices)
+    _limit("choices", "".join(constraint.choices), MOST_CHARACTERS)
+    # A name in capitals is one word to the lexer, however many choices there are.
+    return f"{head}start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice) for choice in constraint.choices)
+
+
+def _limit(name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise ParameterError("constraint", f"{name}: {len(text)} characters are more than the {most} allowed")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ParameterError("constraint", f"{name}: holds half a surrogate pair, which is not text")
+
+
+def _regex(regex: str) -> str:
+    from llguidance import regex_to_lark
+
+    _limit("regex", regex, MOST_PATTERN)
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:
+        raise ParameterError("constraint", "regex: ends in a backslash with nothing behind it")
+    return regex_to_lark(regex, "")
 
 
 def _schema(text: str) -> dict[str, Any]:
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ParameterError("constraint", f"json_schema is not JSON: {error}") from error
+        raise ParameterError("constraint", f"json_schema: not JSON: {error}") from error
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
-        raise ParameterError("constraint", "json_schema is not a JSON Schema, which is an object")
+        raise ParameterError("constraint", "json_schema: not a JSON Schema, which is an object")
     if "x-guidance" in schema:
-        raise ParameterError("constraint", "json_schema holds x-guidance, which is not JSON Schema; leave it out")
-    if _depth(schema) > MOST_DEPTH:
-        raise ParameterError("constraint", f"json_schema is nested more than {MOST_DEPTH} deep")
+        raise ParameterError("constraint", "json_schema: holds x-guidance, which is not JSON Schema; leave it out")
+    if (depth := _chained(schema)) > MOST_DEPTH:
+        raise ParameterError(
+            "constraint", f"json_schema: nested {depth} deep, through $ref too; {MOST_DEPTH} is the most"
+        )
+    for value in _within(schema):
+        for pattern in _patterns(value):
+            _limit("json_schema: a pattern", pattern, MOST_PATTERN)
     return schema | {"x-guidance": WHITESPACE}
+
+
+def _chained(schema: dict[str, Any]) -> int:
+    """No fewer levels than any chain of references can lead through; compiling takes stack for each."""
+    found = [value["$ref"] for value in _within(schema) if isinstance(value, dict) and "$ref" in value]
+    targets = {reference: _target(schema, reference) for reference in found if isinstance(reference, str)}
+    return _depth(schema) + sum(map(_depth, targets.values()))
+
+
+def _target(schema: dict[str, Any], reference: str) -> Any:
+    """What a reference leads to; all of the schema where that is hard to say."""
+    value: Any = schema
+    for step in reference.removeprefix("#").split("/")[1:]:
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return schema
+    return value
+
+
+def _within(value: Any) -> Iterator[Any]:
+    """A value and all that is in it."""
+    waiting = [value]
+    while waiting:
+        yield (value := waiting.pop())
+        waiting += _children(value)
 
 
 def _depth(value: Any) -> int:
@@ -193,14 +253,28 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _children(value: Any) -> Iterator[Any]:
+def _children(value: Any) -> list[Any]:
     if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(pattern := value.get("pattern"), str):
+            yield pattern
+        if isinstance(named := value.get("patternProperties"), dict):
+            yield from named
 
 
 def _reason(matcher: "LLMatcher") -> str:
-    """Why a grammar failed, in one line."""
-    lines = [line.strip() for line in matcher.get_error().splitlines()]
-    return " ".join(line for line in lines if line)[:200]
+    """Why a grammar failed, in one line, without the source that llguidance repeats."""
+    text = re.split(r"\n *1 \| |<non-verbose/>", matcher.get_error())[0]
+    text = re.sub(r"^at \d+\(\d+\): ", "", text)
+    if (regex := re.match(r"invalid regex .*error: (.*)$", text, re.DOTALL)) is not None:
+        text = f"regex: {regex[1]}"
+    text = text.replace("failed to compile JSON schema:", "json_schema:").replace(
+        'failed to parse "%json":', "json_schema:"
+    )
+    text = text.replace("NoExtensionBias", "no text can fit it")
+    return " ".join(text.split())[:200]
