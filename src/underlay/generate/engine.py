@@ -18,7 +18,7 @@ from torch import Tensor
 from underlay.errors import UserError
 from underlay.generate.adapters import Adapter
 from underlay.generate.blocks import BlockPool
-from underlay.generate.grammar import GrammarCompiler, GrammarError
+from underlay.generate.grammar import GrammarCompiler
 from underlay.generate.path import Cache, Path, Precision, choose_runner, room_for
 from underlay.generate.request import Answer, ContextLengthError, ParameterError, Request, TokenLogprob
 from underlay.generate.runner import BLOCK, Runner
@@ -35,7 +35,6 @@ from underlay.text import Tokenizer
 
 STEP = 512
 """About as many tokens are read in a step: a long prompt then does not hold up the others."""
-NOT_A_NUMBER = "the model's logits are not numbers"
 
 
 class Engine:
@@ -249,20 +248,22 @@ class Engine:
 
     def _choose(
         self, handles: Sequence[Handle], logits: Tensor
-    ) -> list[tuple[int | GrammarError | None, TokenLogprob | None]]:
+    ) -> list[tuple[int | None, TokenLogprob | None]]:
         chosen = choose(logits, [handle.sampler for handle in handles])
-        wanted = [index for index, handle in enumerate(handles) if handle.request.logprobs is not None]
         told: dict[int, TokenLogprob] = {}
-        real = [(index, token) for index in wanted if isinstance(token := chosen[index], int)]
-        if real:
-            which = [index for index, _ in real]
-            counts = [handles[index].request.logprobs or 0 for index in which]
-            told = dict(zip(which, log_probabilities(logits[which], [t for _, t in real], counts), strict=True))
+        wanted = [
+            (index, token, handle.request.logprobs)
+            for index, (handle, token) in enumerate(zip(handles, chosen, strict=True))
+            if handle.request.logprobs is not None and token is not None
+        ]
+        if wanted:
+            which, tokens, counts = zip(*wanted, strict=True)
+            told = dict(zip(which, log_probabilities(logits[list(which)], tokens, counts), strict=True))
         return [(token, told.get(index)) for index, token in enumerate(chosen)]
 
-    def _take(self, handle: Handle, token: int | GrammarError | None, logprob: TokenLogprob | None) -> TokenEvent:
-        if not isinstance(token, int):
-            return self._end(handle, handle.end("failed", NOT_A_NUMBER if token is None else str(token)))
+    def _take(self, handle: Handle, token: int | None, logprob: TokenLogprob | None) -> TokenEvent:
+        if token is None:
+            return self._end(handle, handle.end("failed", handle.sampler.problem))
         # A model's vocabulary may be padded beyond its tokenizer's; such an id has no bytes.
         data = self.tokenizer.decode_bytes((token,)) if token < self.tokenizer.size else b""
         event = handle.advance(token, data, logprob)

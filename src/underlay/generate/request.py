@@ -124,7 +124,7 @@ class Request:
     logprobs: int | None = None
     """How many alternatives to report for each token; 0 reports the chosen token alone, None nothing."""
     prompt_logprobs: int | None = None
-    """The same for the prompt's tokens, from the second on; a prompt is then read anew, whatever is remembered of it."""
+    """The same for the prompt's tokens, from the second on; a prompt is then read anew, remembered or not."""
     constraint: Constraint | None = None
     """What the answer must look like."""
     adapter: str | None = None

@@ -4,16 +4,21 @@ import pytest
 import torch
 
 from underlay.generate.request import Sampling
-from underlay.generate.sample import HEAD, Sampler, uniform
+from underlay.generate.sampler import HEAD, Sampler, choose, uniform
 
 CPU = torch.device("cpu")
 
 
+def placed(sampling: Sampling, vocabulary: int, place: int) -> Sampler:
+    sampler = Sampler(sampling, [0], vocabulary)
+    sampler.place = place
+    return sampler
+
+
 def frequencies(probabilities: torch.Tensor, sampling: Sampling, draws: int = 4000) -> torch.Tensor:
     logits = probabilities.log().float().expand(draws, -1)
-    sampler = Sampler([sampling] * draws, logits.shape[-1], CPU)
-    chosen = sampler.choose(logits, [uniform(sampling.seed, place) for place in range(draws)])
-    return torch.bincount(chosen, minlength=logits.shape[-1]) / draws
+    chosen = choose(logits, [placed(sampling, logits.shape[-1], place) for place in range(draws)])
+    return torch.bincount(torch.tensor(chosen), minlength=logits.shape[-1]) / draws
 
 
 P = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15])
@@ -56,10 +61,10 @@ def test_rows_do_not_see_each_other() -> None:
     torch.manual_seed(0)
     settings = [Sampling(), Sampling(0.0), Sampling(top_p=0.7), Sampling(2.0, top_p=0.999), Sampling(top_k=9)] * 4
     logits = torch.randn(len(settings), 3000)
-    numbers = [uniform(7, place) for place in range(len(settings))]
-    together = Sampler(settings, 3000, CPU).choose(logits, numbers)
-    for row, (setting, number) in enumerate(zip(settings, numbers, strict=True)):
-        assert Sampler([setting], 3000, CPU).choose(logits[row : row + 1], [number])[0] == together[row]
+    samplers = [placed(setting, 3000, place) for place, setting in enumerate(settings)]
+    together = choose(logits, samplers)
+    for row, sampler in enumerate(samplers):
+        assert choose(logits[row : row + 1], [sampler]) == [together[row]]
 
 
 def test_uniform_numbers_are_uniform_and_fixed_for_all_time() -> None:

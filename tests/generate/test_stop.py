@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from underlay.generate.stream import TextStream
+from underlay.generate.stop import TextStream
 
 LETTERS = st.text(st.sampled_from("ab🦊é日"), max_size=30)
 
