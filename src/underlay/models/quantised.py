@@ -85,27 +85,38 @@ def round_to_nearest(weight: Tensor, bits: Bits) -> QuantisedMatrix:
     return QuantisedMatrix(bits, nearest(weight, scales, bits), scales)
 
 
+def levels(weight: Tensor, scale: Tensor, bits: Bits) -> Tensor:
+    """The values nearest to weights, float32; weight and scale are of shapes that go together."""
+    # A group of zeros, or of what is almost none, has a scale whose inverse is infinite: its values are zero.
+    inverse = torch.where(scale.abs() > torch.finfo(torch.float32).tiny, 1 / scale, 0)
+    return (weight * inverse).round_().clamp_(LOWEST[bits], HIGHEST[bits])
+
+
 def nearest(weight: Tensor, scales: Tensor, bits: Bits) -> Tensor:
     """The values nearest to weights (outputs, inputs), given the scales (outputs, groups) of their groups; int8."""
     grouped = weight.reshape(*scales.shape, -1)
-    return _levels(grouped, scales[..., None], bits).to(torch.int8).flatten(1)
+    return levels(grouped, scales[..., None], bits).to(torch.int8).flatten(1)
 
 
-def best_scales(weight: Tensor, bits: Bits) -> Tensor:
-    """Scales (outputs, groups) float32 for weights (outputs, inputs) float32, whose inputs are whole groups."""
+def best_scales(weight: Tensor, bits: Bits, importance: Tensor | None = None) -> Tensor:
+    """Scales (outputs, groups) float32 for weights (outputs, inputs) float32, whose inputs are whole groups.
+
+    importance: (inputs,), how much the squared error of an input's weights counts; by default all the same.
+    """
     grouped = weight.reshape(len(weight), groups_of(weight.shape[1], bits), -1)
     if bits == 8:
         return grouped.abs().amax(2) / HIGHEST[8]
+    counts = torch.ones_like(grouped[:1]) if importance is None else importance.reshape(1, *grouped.shape[1:])
     largest = grouped.gather(2, grouped.abs().argmax(2, keepdim=True))
     best, least = torch.zeros_like(largest), torch.full_like(largest, torch.inf)
     for level in _TRIED:
         scale = largest / level
-        error = (grouped - _levels(grouped, scale, bits) * scale).square_().sum(2, keepdim=True)
+        error = ((grouped - levels(grouped, scale, bits) * scale).square_() * counts).sum(2, keepdim=True)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     # Of all scales for the values now chosen, this one leaves the least error.
-    values = _levels(grouped, best, bits)
-    power = values.square().sum(2)
-    return torch.where(power > 0, (grouped * values).sum(2) / power, 0)
+    values = levels(grouped, best, bits)
+    power = (values.square() * counts).sum(2)
+    return torch.where(power > 0, (grouped * values * counts).sum(2) / power, best[..., 0])
 
 
 def quantised_names(model: Decoder) -> list[str]:
@@ -127,10 +138,6 @@ def matrix(model: Decoder, name: str) -> nn.Parameter:
     """The weight (outputs, inputs) of a matrix that `quantised_names` names."""
     if name == HEAD and model.head is None:
         return model.embedding.weight
-    return model.get_parameter(f"{name}.weight")
-
-
-def _levels(weight: Tensor, scale: Tensor, bits: Bits) -> Tensor:
-    # A group of zeros, or of what is almost none, has a scale whose inverse is infinite: its values are zero.
-    inverse = torch.where(scale.abs() > torch.finfo(torch.float32).tiny, 1 / scale, 0)
-    return (weight * inverse).round_().clamp_(LOWEST[bits], HIGHEST[bits])
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
