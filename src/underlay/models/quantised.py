@@ -1,15 +1,16 @@
-"""Matrices in whole numbers of 8 or 4 bits: a half or a quarter of the bytes that bf16 takes, and that a token waits for.
+"""Matrices in whole numbers of 8 or 4 bits: a half or a quarter of the bytes of bf16, for which each token waits.
 
-A weight is read as `value * scale`. With 8 bits a row (an output) has one scale, with 4 bits each group of 32 weights of
-a row has its own, because a level is then one of 16 and a group's largest weight decides how coarse the others become.
+A weight is read as `value * scale`. With 8 bits a row (an output) has one scale; with 4 bits each group of 32 weights
+of a row has its own, because a level is one of 16 and a group's largest weight decides how coarse the others become.
 
-    8 bits  value = round(w / scale), scale = max |w| / 127 over the row          (absmax; arXiv:2208.07339, section 2.1)
-    4 bits  value = round(w / scale) in -8..7, scale = the one with the least sum of (w - value * scale)^2 over the group
+    8 bits  value = round(w / scale); scale = max |w| / 127 over the row         (absmax; arXiv:2208.07339, section 2.1)
+    4 bits  value = round(w / scale) in -8..7; scale = the one of some that makes the sum of (w - value * scale)^2 over
+            the group least
 
 Levels of 4 bits are lopsided: one more lies below zero than above. ggml's Q4_0 has the weight of the largest size, sign
 included, become -8. That is the first of the scales tried here; others clip that weight or leave level -8 unused. On
-normal weights the error (root of the mean square, relative) falls from 0.0860 to 0.0813, with 7 as the highest level
-and no search it is 0.0971.
+normal weights the relative error (root of the mean square) falls from 0.0860 to 0.0813; with 7 as the highest level and
+no search it is 0.0971.
 """
 
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class QuantisedMatrix:
 
     def dequantise(self) -> Tensor:
         """What the numbers stand for: (outputs, inputs) float32."""
-        grouped = self.values.unflatten(1, (self.scales.shape[1], -1))
+        grouped = self.values.reshape(*self.scales.shape, -1)
         return (grouped * self.scales[..., None]).flatten(1)
 
 
@@ -84,27 +85,38 @@ def round_to_nearest(weight: Tensor, bits: Bits) -> QuantisedMatrix:
     return QuantisedMatrix(bits, nearest(weight, scales, bits), scales)
 
 
+def levels(weight: Tensor, scale: Tensor, bits: Bits) -> Tensor:
+    """The values nearest to weights, float32; weight and scale are of shapes that go together."""
+    # A group of zeros, or of what is almost none, has a scale whose inverse is infinite: its values are zero.
+    inverse = torch.where(scale.abs() > torch.finfo(torch.float32).tiny, 1 / scale, 0)
+    return (weight * inverse).round_().clamp_(LOWEST[bits], HIGHEST[bits])
+
+
 def nearest(weight: Tensor, scales: Tensor, bits: Bits) -> Tensor:
     """The values nearest to weights (outputs, inputs), given the scales (outputs, groups) of their groups; int8."""
-    grouped = weight.unflatten(1, (scales.shape[1], -1))
-    return _levels(grouped, scales[..., None], bits).to(torch.int8).flatten(1)
+    grouped = weight.reshape(*scales.shape, -1)
+    return levels(grouped, scales[..., None], bits).to(torch.int8).flatten(1)
 
 
-def best_scales(weight: Tensor, bits: Bits) -> Tensor:
-    """Scales (outputs, groups) float32 for weights (outputs, inputs) float32, whose inputs are whole groups."""
-    grouped = weight.unflatten(1, (groups_of(weight.shape[1], bits), -1))
+def best_scales(weight: Tensor, bits: Bits, importance: Tensor | None = None) -> Tensor:
+    """Scales (outputs, groups) float32 for weights (outputs, inputs) float32, whose inputs are whole groups.
+
+    importance: (inputs,), how much the squared error of an input's weights counts; by default all the same.
+    """
+    grouped = weight.reshape(len(weight), groups_of(weight.shape[1], bits), -1)
     if bits == 8:
         return grouped.abs().amax(2) / HIGHEST[8]
+    counts = torch.ones_like(grouped[:1]) if importance is None else importance.reshape(1, *grouped.shape[1:])
     largest = grouped.gather(2, grouped.abs().argmax(2, keepdim=True))
     best, least = torch.zeros_like(largest), torch.full_like(largest, torch.inf)
     for level in _TRIED:
         scale = largest / level
-        error = (grouped - _levels(grouped, scale, bits) * scale).square_().sum(2, keepdim=True)
+        error = ((grouped - levels(grouped, scale, bits) * scale).square_() * counts).sum(2, keepdim=True)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     # Of all scales for the values now chosen, this one leaves the least error.
-    values = _levels(grouped, best, bits)
-    power = values.square().sum(2)
-    return torch.where(power > 0, (grouped * values).sum(2) / power, 0)
+    values = levels(grouped, best, bits)
+    power = (values.square() * counts).sum(2)
+    return torch.where(power > 0, (grouped * values * counts).sum(2) / power, best[..., 0])
 
 
 def quantised_names(model: Decoder) -> list[str]:
@@ -129,9 +141,3 @@ def matrix(model: Decoder, name: str) -> nn.Parameter:
     weight = model.get_submodule(name).weight
     assert isinstance(weight, nn.Parameter)
     return weight
-
-
-def _levels(weight: Tensor, scale: Tensor, bits: Bits) -> Tensor:
-    # A group of zeros, or of what is almost none, has a scale whose inverse is infinite: its values are zero.
-    inverse = torch.where(scale.abs() > torch.finfo(torch.float32).tiny, 1 / scale, 0)
-    return (weight * inverse).round_().clamp_(LOWEST[bits], HIGHEST[bits])

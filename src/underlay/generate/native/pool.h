@@ -1,0 +1,108 @@
+// Threads that go through a step together. Within a step they wait by spinning, politely; between steps they sleep.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <sched.h>
+
+namespace underlay {
+
+inline void breathe() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+class Pool {
+  public:
+    explicit Pool(int threads) : size(threads) {
+        for (int index = 1; index < threads; index++) others.emplace_back([this, index] { serve(index); });
+    }
+    ~Pool() {
+        ending = true;
+        wake();
+        for (auto& thread : others) thread.join();
+    }
+    Pool(const Pool&) = delete;
+
+    const int size;
+
+    // All threads, the caller as number 0, do `work(number)`; returns when all have.
+    void run(const std::function<void(int)>& work) {
+        job = &work;
+        next.store(0, std::memory_order_relaxed);
+        wake();
+        work(0);
+        barrier();
+    }
+
+    // All threads wait for all; what was written before can be read after. Begins a new round of `take`.
+    void barrier() {
+        if (size == 1) {
+            next.store(0, std::memory_order_relaxed);
+            return;
+        }
+        int mine = generation.load(std::memory_order_acquire);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+            arrived.store(0, std::memory_order_relaxed);
+            next.store(0, std::memory_order_relaxed);
+            generation.store(mine + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; generation.load(std::memory_order_acquire) == mine; spins++)
+            if (spins < PATIENCE) breathe();
+            else sched_yield();
+    }
+
+    // The first of `count` units that nobody has taken since the last barrier.
+    int take(int count) { return next.fetch_add(count, std::memory_order_relaxed); }
+
+  private:
+    static constexpr int PATIENCE = 2000;
+    static constexpr auto AWAKE = std::chrono::microseconds(50);
+
+    void wake() {
+        calls.fetch_add(1);
+        if (asleep.load()) {
+            std::lock_guard<std::mutex> hold(mutex);
+            bell.notify_all();
+        }
+    }
+
+    void serve(int index) {
+        for (int seen = 0;; seen++) {
+            auto until = std::chrono::steady_clock::now() + AWAKE;
+            while (calls.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) breathe();
+            if (calls.load() == seen) {
+                std::unique_lock<std::mutex> hold(mutex);
+                asleep.fetch_add(1);
+                bell.wait(hold, [&] { return calls.load() != seen; });
+                asleep.fetch_sub(1);
+            }
+            if (ending) return;
+            (*job)(index);
+            barrier();
+        }
+    }
+
+    std::vector<std::thread> others;
+    const std::function<void(int)>* job = nullptr;
+    std::mutex mutex;
+    std::condition_variable bell;
+    std::atomic<bool> ending{false};
+    alignas(64) std::atomic<int> calls{0};
+    std::atomic<int> asleep{0};
+    alignas(64) std::atomic<int> arrived{0};
+    alignas(64) std::atomic<int> generation{0};
+    alignas(64) std::atomic<int> next{0};
+};
+
+}  // namespace underlay

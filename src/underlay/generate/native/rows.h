@@ -1,0 +1,112 @@
+// What is done to one row by itself: norms, positions, whole numbers for integer products. Rows are padded with zeros to
+// a multiple of 16, so that loops need no tails; sums leave the padding out because it is zero.
+#pragma once
+
+#include "linear.h"
+
+namespace underlay {
+
+struct Norm {
+    enum Type { NONE, RMS, LAYER } type = NONE;
+    int width = 0;
+    float eps = 0;
+    Buffer<float> weight, bias;          // padded; none: one, zero
+
+    explicit operator bool() const { return type != NONE; }
+};
+
+inline float total(const float* x, int width, bool squared) {
+    F sums[4] = {};
+    for (int i = 0; i < width; i += PANEL)
+        UNROLL for (int part = 0; part < PARTS; part++) {
+            F v = load(x + i + part * LANES);
+            sums[part % 4] = squared ? fma(v, v, sums[part % 4]) : sums[part % 4] + v;
+        }
+    return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// x, to: padded with zeros; they may be the same.
+inline void normalise(const Norm& norm, const float* x, float* to) {
+    const int padded = (int)round_up(norm.width, PANEL);
+    if (norm.type == Norm::LAYER) {
+        float mean = total(x, norm.width, false) / norm.width;
+        for (int i = 0; i < padded; i += LANES) store(to + i, load(x + i) - splat(mean));
+        for (int i = norm.width; i < padded; i++) to[i] = 0;
+        x = to;
+    }
+    float scale = 1 / std::sqrt(total(x, norm.width, true) / norm.width + norm.eps);
+    for (int i = 0; i < padded; i += LANES) {
+        F v = load(x + i) * splat(scale);
+        if (norm.weight) v = v * load(norm.weight.get() + i);
+        if (norm.bias) v = v + load(norm.bias.get() + i);
+        store(to + i, v);
+    }
+}
+
+// RMSNorm of one head's channels, which are not padded.
+inline void normalise_head(const Norm& norm, float* x) {
+    F squares{};
+    int i = 0;
+    for (; i + LANES <= norm.width; i += LANES) squares = fma(load(x + i), load(x + i), squares);
+    float all = sum(squares);
+    for (; i < norm.width; i++) all += x[i] * x[i];
+    float scale = 1 / std::sqrt(all / norm.width + norm.eps);
+    for (i = 0; i < norm.width; i++) x[i] = x[i] * scale * norm.weight[i];
+}
+
+// Turn pairs of channels (rotate-half layout) by a place's angles; cos, sin: (size / 2).
+inline void turn(float* x, int size, const float* cos, const float* sin) {
+    float *first = x, *second = x + size / 2;
+    int i = 0;
+    for (; i + LANES <= size / 2; i += LANES) {
+        F a = load(first + i), b = load(second + i), c = load(cos + i), s = load(sin + i);
+        store(first + i, a * c - b * s);
+        store(second + i, b * c + a * s);
+    }
+    for (; i < size / 2; i++) {
+        float a = first[i], b = second[i];
+        first[i] = a * cos[i] - b * sin[i];
+        second[i] = b * cos[i] + a * sin[i];
+    }
+}
+
+// x = q * scale with |q| <= steps; sums (inputs / GROUP), where wanted, of each group of q. Returns the scale.
+inline float quantise_row(const float* x, int width, int steps, int16_t* q, int32_t* sums) {
+    const int padded = (int)round_up(width, PANEL);
+    F most{};
+    for (int i = 0; i < padded; i += LANES) most = larger(most, magnitude(load(x + i)));
+    float top = largest(most);
+    F inverse = splat(top > 0 ? steps / top : 0);
+    F limit = splat((float)steps);
+    for (int i = 0; i < padded; i += LANES) {
+        F scaled = load(x + i) * inverse;
+        scaled = scaled > limit ? limit : scaled;
+        scaled = scaled < -limit ? -limit : scaled;
+        F rounded = (scaled + splat(12582912.0f)) - splat(12582912.0f);
+        I whole = __builtin_convertvector(rounded, I);
+        typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
+        store(q + i, __builtin_convertvector(whole, Narrow));
+    }
+    if (sums)
+        for (int group = 0; group < width / GROUP; group++) {
+            int32_t sum = 0;
+            for (int i = 0; i < GROUP; i++) sum += q[group * GROUP + i];
+            sums[group] = sum;
+        }
+    return top / steps;
+}
+
+// Logits to the log-probability of one of them.
+inline float log_probability(const float* logits, int count, int target) {
+    F most = splat(-INFINITY), total{};
+    int whole = count / LANES * LANES;
+    for (int i = 0; i < whole; i += LANES) most = larger(most, load(logits + i));
+    float top = largest(most);
+    for (int i = whole; i < count; i++) top = std::max(top, logits[i]);
+    for (int i = 0; i < whole; i += LANES) total = total + exponential(load(logits + i) - splat(top));
+    double rest = sum(total);
+    for (int i = whole; i < count; i++) rest += std::exp(logits[i] - top);
+    return (float)(logits[target] - top - std::log(rest));
+}
+
+}  // namespace underlay

@@ -1,0 +1,262 @@
+"""A model on the CPU, in C++: the weights lie as the processor wants to read them, and a step is one call.
+
+    float32    as the model is
+    bfloat16   weights at half the bytes; sums are float32 (a single row waits for nothing but weights)
+    int8       a quarter: one scale an output; inputs get whole numbers of 12 to 15 bits too, and sums are exact
+    int4       an eighth: a scale for every 32 inputs
+
+Why it is row-invariant, and how matrices are laid out, is told in linear.h and attention.h.
+"""
+
+import ctypes
+import weakref
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from underlay.errors import UserError
+from underlay.generate.adapters import Adapter
+from underlay.generate.native import build
+from underlay.generate.native.describe import HEAD, Step, matrices, norms, ropes, settings, shape, unsupported
+from underlay.generate.runner import BLOCK, Work
+from underlay.models import Decoder
+from underlay.models.parts import LayerNorm, Linear, RMSNorm
+from underlay.models.quantised import Bits, QuantisedMatrix, round_to_nearest
+from underlay.plan.machine import cores
+
+Precision = Literal["float32", "bfloat16", "int8", "int4"]
+CachePrecision = Literal["float32", "bfloat16", "int8"]
+KINDS: Mapping[str, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+"""As linear.h counts them."""
+ROWS = 384
+"""Tokens that are scored in one step: enough to run at full speed, few enough to stay in the cache."""
+
+
+class NativeRunner:
+    """A `Runner` for decoders that are not `unsupported`. Row-invariant in all precisions."""
+
+    invariant = True
+
+    def __init__(
+        self,
+        model: Decoder,
+        precision: Precision = "bfloat16",
+        cache: CachePrecision = "float32",
+        threads: int | None = None,
+        quantised: Mapping[str, QuantisedMatrix] | None = None,
+    ) -> None:
+        """Pack a model's weights, which it does not need afterwards.
+
+        threads: by default as many as cores. quantised: matrices by name, for int8 and int4; those that are not there
+        are rounded to nearest. Raises NoLibrary where the library cannot be built, UserError where the model cannot
+        run here.
+        """
+        if reason := unsupported(model):
+            raise UserError(f"this model does not run natively: {reason}")
+        self.precision, self.cache_precision, self.threads = precision, cache, threads or cores()
+        self.config = model.config
+        self._library = _declared(build.library())
+        shaped = shape(model, KINDS[cache], self.threads)
+        self._native = self._library.underlay_new(ctypes.byref(shaped))
+        weakref.finalize(self, self._library.underlay_free, self._native)
+        self.block_bytes: int = self._library.underlay_block_bytes(self._native)
+        self._adapters: dict[str, int] = {}
+        self._names = {part.name: part for part in matrices(model)}
+        self._pool: Tensor | None = None
+        with torch.no_grad():
+            self._load(model, quantised or {})
+
+    def describe(self) -> str:
+        """Which path this is, in one line."""
+        lanes: int = self._library.underlay_lanes()
+        return (
+            f"native: C++ for this processor ({lanes} lanes), {self.threads} threads, {self.precision} weights, "
+            f"{self.cache_precision} keys and values"
+        )
+
+    def reserve(self, blocks: int) -> None:
+        """Make room for blocks 0 to blocks - 1."""
+        self._pool = _pool(blocks, self.block_bytes)
+
+    def run(self, works: Sequence[Work]) -> Tensor:
+        """See `Runner.run`."""
+        assert self._pool is not None, "reserve comes first"
+        logits = torch.empty(sum(work.wanted for work in works), self.config.vocabulary)
+        self._step(works, self._pool, logits)
+        return logits
+
+    def likelihoods(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See `Runner.likelihoods`."""
+        results = [torch.empty(max(len(sequence) - 1, 0)) for sequence in sequences]
+        batch: list[int] = []
+        for index, sequence in enumerate(sequences):
+            if len(sequence) < 2:
+                continue
+            if batch and sum(len(sequences[other]) - 1 for other in batch) + len(sequence) - 1 > ROWS:
+                self._score(batch, sequences, results)
+                batch = []
+            batch.append(index)
+        self._score(batch, sequences, results)
+        return results
+
+    def _score(self, batch: list[int], sequences: Sequence[Sequence[int]], results: list[Tensor]) -> None:
+        """Score some sequences side by side, or a long one in pieces."""
+        first, works = 0, []
+        for index in batch:
+            blocks = range(first, first + -(-(len(sequences[index]) - 1) // BLOCK))
+            works.append(Work(sequences[index][:-1], 0, blocks, len(sequences[index]) - 1))
+            first += len(blocks)
+        if not works:
+            return
+        pool = _pool(first, self.block_bytes)
+        if len(works) > 1:
+            found = torch.empty(sum(work.wanted for work in works))
+            self._step(works, pool, found, list(chain.from_iterable(sequences[index][1:] for index in batch)))
+            for index, part in zip(batch, found.split([work.wanted for work in works]), strict=True):
+                results[index].copy_(part)
+            return
+        (work,), (index,) = works, batch
+        for start in range(0, work.wanted, ROWS):
+            piece = work.tokens[start : start + ROWS]
+            part = Work(piece, start, work.blocks, len(piece))
+            targets = sequences[index][start + 1 : start + 1 + len(piece)]
+            self._step([part], pool, results[index][start : start + len(piece)], targets)
+
+    def _step(self, works: Sequence[Work], pool: Tensor, result: Tensor, targets: Sequence[int] | None = None) -> None:
+        tokens, blocks = array("i"), array("i")
+        steps = (Step * len(works))()
+        for step, work in zip(steps, works, strict=True):
+            end = work.start + len(work.tokens)
+            assert len(work.blocks) * BLOCK >= end, "blocks cover all places"
+            adapter = -1 if work.adapter is None else self._adapters[work.adapter]
+            step.start, step.tokens, step.blocks = work.start, len(work.tokens), len(blocks)
+            step.wanted, step.adapter = work.wanted, adapter
+            tokens.extend(work.tokens)
+            blocks.extend(work.blocks)
+        told = None if targets is None else array("i", targets)
+        complaint: bytes | None = self._library.underlay_run(
+            self._native,
+            len(works),
+            steps,
+            tokens.buffer_info()[0],
+            blocks.buffer_info()[0],
+            pool.data_ptr(),
+            len(pool),
+            result.data_ptr(),
+            None if told is None else told.buffer_info()[0],
+        )
+        if complaint is not None:
+            raise ValueError(f"the native runner cannot do this step: {complaint.decode()}")
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """See `Runner.add_adapter`."""
+        for matrix, change in adapter.changes.items():
+            if matrix not in self._names:
+                raise UserError(f"adapter {name}: the model has no matrix {matrix}")
+            module = self._names[matrix].module
+            assert isinstance(module, Linear)
+            rank = len(change.down)
+            wanted = (rank, module.in_features), (module.out_features, rank)
+            if rank == 0 or (tuple(change.down.shape), tuple(change.up.shape)) != wanted:
+                raise UserError(
+                    f"adapter {name}: {matrix} takes {wanted[0]} and {wanted[1]}, "
+                    f"not {tuple(change.down.shape)} and {tuple(change.up.shape)}"
+                )
+        self.drop_adapter(name)
+        index = next(number for number in range(len(self._adapters) + 1) if number not in self._adapters.values())
+        self._library.underlay_adapt(self._native, index, 0, 0, None, None)
+        for matrix, change in adapter.changes.items():
+            down, up = _float32(change.down), _float32(change.up)
+            slot = self._names[matrix].slot
+            self._library.underlay_adapt(self._native, index, slot, len(down), down.data_ptr(), up.data_ptr())
+        self._adapters[name] = index
+
+    def drop_adapter(self, name: str) -> None:
+        """See `Runner.drop_adapter`."""
+        if name in self._adapters:
+            self._library.underlay_forget(self._native, self._adapters.pop(name))
+
+    def _load(self, model: Decoder, quantised: Mapping[str, QuantisedMatrix]) -> None:
+        library, native, config = self._library, self._native, model.config
+        for layer in range(config.depth):
+            library.underlay_layer(native, layer, ctypes.byref(settings(model, layer)))
+        for part in norms(model):
+            norm = part.module
+            assert isinstance(norm, RMSNorm | LayerNorm)
+            if isinstance(norm, RMSNorm):
+                weight, bias = _float32(norm.weight + norm.offset), None
+            else:
+                weight, bias = _maybe(norm.weight), _maybe(norm.bias)
+            kind = 1 if isinstance(norm, RMSNorm) else 2
+            library.underlay_norm(native, part.slot, kind, norm.width, norm.eps, _at(weight), _at(bias))
+        places = torch.arange(config.context)[None]
+        for rope in ropes(model):
+            cos, sin = (_float32(side[0, 0]) for side in rope.rotation(places))
+            library.underlay_rotation(native, _at(cos), _at(sin))
+        rows = _float32(model.embedding.weight)
+        positions = None if model.positions is None else _float32(model.positions.weight)
+        kind = KINDS["float32" if self.precision == "float32" else "bfloat16"]
+        library.underlay_embedding(native, kind, _at(rows), _at(positions))
+        for part in matrices(model):
+            assert isinstance(part.module, Linear)
+            self._load_matrix(part.slot, part.module.weight, part.module.bias, quantised.get(part.name))
+        head = model.embedding.weight if model.head is None else model.head.weight
+        self._load_matrix(config.depth * 7, head, None, quantised.get(HEAD))
+
+    def _load_matrix(self, slot: int, weight: Tensor, bias: Tensor | None, known: QuantisedMatrix | None) -> None:
+        outputs, inputs = weight.shape
+        values, scales, kind = _float32(weight), None, KINDS[self.precision]
+        if self.precision in ("int8", "int4"):
+            bits: Bits = 8 if self.precision == "int8" else 4
+            matrix = round_to_nearest(weight, bits) if known is None else known
+            assert matrix.values.shape == weight.shape, "the matrix that was quantised"
+            values, scales, kind = matrix.values.contiguous(), _float32(matrix.scales), KINDS[f"int{matrix.bits}"]
+        shift = None if bias is None else _float32(bias)
+        self._library.underlay_matrix(self._native, slot, kind, outputs, inputs, _at(values), _at(scales), _at(shift))
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32).contiguous()
+
+
+def _maybe(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else _float32(tensor)
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _pool(blocks: int, block_bytes: int) -> Tensor:
+    """Zeroed memory for blocks, (blocks, block_bytes) uint8, that begins where vectors like it."""
+    whole = torch.zeros(blocks * block_bytes + 64, dtype=torch.uint8)
+    start = -whole.data_ptr() % 64
+    return whole[start : start + blocks * block_bytes].view(blocks, block_bytes)
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Say what the functions of the library take and give."""
+    whole, pointer = ctypes.c_int32, ctypes.c_void_p
+    takes: dict[str, list[type]] = {
+        "new": [pointer],
+        "free": [pointer],
+        "block_bytes": [pointer],
+        "lanes": [],
+        "layer": [pointer, whole, pointer],
+        "matrix": [pointer, whole, whole, whole, whole, pointer, pointer, pointer],
+        "norm": [pointer, whole, whole, whole, ctypes.c_float, pointer, pointer],
+        "rotation": [pointer, pointer, pointer],
+        "embedding": [pointer, whole, pointer, pointer],
+        "adapt": [pointer, whole, whole, whole, pointer, pointer],
+        "forget": [pointer, whole],
+        "run": [pointer, whole, pointer, pointer, pointer, pointer, whole, pointer, pointer],
+    }
+    gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole, "run": ctypes.c_char_p}
+    for name, arguments in takes.items():
+        function = getattr(library, f"underlay_{name}")
+        function.argtypes, function.restype = arguments, gives.get(name)
+    return library

@@ -1,0 +1,439 @@
+// One step of a model: many rows go through all layers. All threads run `Step::thread`; work is handed out in units that
+// depend on nothing but the model and the rows, so that who does what, and how many do it, changes no number.
+#pragma once
+
+#include "model.h"
+
+namespace underlay {
+
+constexpr int FEW = 3;                   // rows up to which each thread prepares all of them for itself
+constexpr int TILE_STRIDE = MOST_WIDE * PANEL;
+
+// What each thread has for itself, kept from step to step.
+struct Desk {
+    Buffer<float> tile, second_tile, x;
+    Buffer<int16_t> q;
+    Buffer<int32_t> sums;
+    float scale[FEW];
+    AttentionScratch attention;
+};
+
+// What all threads share, kept from step to step.
+struct Table {
+    size_t rows = 0;
+    Buffer<float> x, normed, query, key, value, mixed, hidden, change, scale, thin, logits;
+    Buffer<int16_t> q;
+    Buffer<int32_t> sums;
+    std::vector<Desk> desks;
+};
+
+enum class Into { STORE, ADD, ACTIVATE, GATE };
+
+// Where the product with a matrix goes. The padding of `out` is written too, with zeros, unless `exact`.
+struct Product {
+    const Matrix* matrix;
+    int slot;                            // of its changes by adapters
+    float* out;
+    size_t stride;
+    Into into = Into::STORE;
+    const Matrix* second = nullptr;      // GATE: activation(matrix) * second
+    bool exact = false;
+    float softcap = 0;
+};
+
+class Step {
+  public:
+    Step(Model& model, Table& table, const std::vector<Work>& works, const std::vector<Row>& rows, const int32_t* blocks,
+         char* pool, const std::vector<int>& wanted, float* out, const int32_t* targets)
+        : model(model), shape(model.shape), t(table), works(works), rows(rows), count((int)rows.size()), blocks(blocks),
+          pool(pool), wanted(wanted), out(out), targets(targets) {
+        width = round_up(shape.width, PANEL);
+        wide = round_up(shape.heads * shape.head_dim, PANEL);
+        kv_wide = round_up(shape.kv_heads * shape.head_dim, PANEL);
+        hidden = round_up(shape.hidden, PANEL);
+        deepest = std::max({width, wide, hidden});
+        group = shape.heads / shape.kv_heads;
+        alone = true;
+        for (size_t w = 0; w < works.size(); w++) {
+            adapted |= works[w].adapter >= 0;
+            alone &= works[w].tokens == 1;
+        }
+        lay();
+    }
+
+    void thread(int number) {
+        Desk& desk = t.desks[number];
+        each(count, 1, [&](int row) { embed(row); });
+        model.pool.barrier();
+        for (int index = 0; index < shape.depth; index++) block(desk, index);
+        head(desk);
+    }
+
+  private:
+    Model& model;
+    const Shape& shape;
+    Table& t;
+    const std::vector<Work>& works;
+    const std::vector<Row>& rows;
+    const int count;
+    const int32_t* blocks;
+    char* pool;
+    const std::vector<int>& wanted;      // rows whose logits are wanted
+    float* out;
+    const int32_t* targets;              // of wanted rows: out is their log-probability; none: out is logits
+    size_t width, wide, kv_wide, hidden, deepest;
+    int group;
+    bool adapted = false, alone;
+    std::vector<std::pair<int, int>> stretches;  // first row and rows: queries that go through attention together
+
+    void lay() {
+        size_t many = std::max(count, 16);
+        if (many > t.rows) {
+            many = std::max(many, 2 * t.rows);
+            t.x.reserve(many * width), t.change.reserve(many * width), t.normed.reserve(many * deepest);
+            t.query.reserve(many * wide), t.key.reserve(many * kv_wide), t.value.reserve(many * kv_wide);
+            t.mixed.reserve(many * wide), t.hidden.reserve(many * hidden), t.scale.reserve(many);
+            t.q.reserve(many * deepest), t.sums.reserve(many * deepest / GROUP);
+            t.rows = many;
+        }
+        if (targets) t.logits.reserve((size_t)BAND * shape.vocabulary);
+        if (adapted) thickest_ = thickest(), t.thin.reserve((size_t)count * 3 * thickest_);
+        if ((int)t.desks.size() < model.pool.size) t.desks.resize(model.pool.size);
+        int furthest = 0;
+        for (const Row& row : rows) furthest = std::max(furthest, row.place);
+        size_t places = round_up(furthest + 1, 256) + MOST_WIDE * BLOCK;
+        for (Desk& desk : t.desks) {
+            desk.tile.reserve(BAND * TILE_STRIDE), desk.second_tile.reserve(BAND * TILE_STRIDE);
+            desk.x.reserve(FEW * deepest), desk.q.reserve(FEW * deepest), desk.sums.reserve(FEW * deepest / GROUP);
+            AttentionScratch& scratch = desk.attention;
+            scratch.query.reserve(MOST_ROWS * model.cache.channels), scratch.sums.reserve(MOST_ROWS * model.cache.channels);
+            scratch.scores.reserve(MOST_ROWS * places);
+            scratch.places = std::max(scratch.places, places);
+        }
+        int together = std::max(1, 4 * MOST_ROWS / group), row = 0;
+        for (const Work& work : works) {
+            for (int done = 0; done < work.tokens; done += together)
+                stretches.emplace_back(row + done, std::min(together, work.tokens - done));
+            row += work.tokens;
+        }
+    }
+
+    size_t thickest() const {
+        int rank = 1;
+        for (const auto& adapter : model.adapters)
+            if (adapter)
+                for (const LowRank& change : adapter->changes) rank = std::max(rank, change.rank);
+        return rank;
+    }
+
+    template <class Do> void each(int units, int grain, const Do& what) {
+        for (int first; (first = model.pool.take(grain)) < units;)
+            for (int unit = first; unit < std::min(first + grain, units); unit++) what(unit);
+    }
+
+    void embed(int row) {
+        float* x = t.x.get() + row * width;
+        size_t token = rows[row].token;
+        for (int i = 0; i < shape.width; i++) {
+            float v = model.embedding ? model.embedding[token * shape.width + i]
+                                      : from_bfloat16(model.embedding_half[token * shape.width + i]);
+            if (model.positions) v += model.positions[(size_t)rows[row].place * shape.width + i];
+            x[i] = v * shape.embedding_scale;
+        }
+        for (size_t i = shape.width; i < width; i++) x[i] = 0;
+    }
+
+    void block(Desk& desk, int index) {
+        const Layer& layer = model.layers[index];
+        const Matrix* m = layer.matrices;
+        int slot = index * SLOTS;
+        Product asking[] = {{&m[QUERY], slot + QUERY, t.query.get(), wide},
+                            {&m[KEY], slot + KEY, t.key.get(), kv_wide},
+                            {&m[VALUE], slot + VALUE, t.value.get(), kv_wide}};
+        multiply_all(desk, t.x.get(), width, layer.norms[BEFORE_ATTENTION], asking, 3);
+        attention(desk, index);
+        add(desk, t.mixed.get(), wide, m[OUTPUT], slot + OUTPUT, layer, layer.norms[AFTER_ATTENTION]);
+        if (shape.gated) {
+            Product up[] = {{&m[GATE], slot + GATE, t.hidden.get(), hidden, Into::GATE, &m[UP]}};
+            multiply_all(desk, t.x.get(), width, layer.norms[BEFORE_MLP], up, 1);
+        } else {
+            Product up[] = {{&m[UP], slot + UP, t.hidden.get(), hidden, Into::ACTIVATE}};
+            multiply_all(desk, t.x.get(), width, layer.norms[BEFORE_MLP], up, 1);
+        }
+        add(desk, t.hidden.get(), hidden, m[DOWN], slot + DOWN, layer, layer.norms[AFTER_MLP]);
+    }
+
+    // Add the product of a matrix to the stream, through the norm behind it where there is one.
+    void add(Desk& desk, const float* from, size_t stride, const Matrix& matrix, int slot, const Layer& layer,
+             const Norm& after) {
+        static const Norm none;
+        Product product[] = {{&matrix, slot, after ? t.change.get() : t.x.get(), width, after ? Into::STORE : Into::ADD}};
+        multiply_all(desk, from, stride, none, product, 1);
+        if (!after) return;
+        each(count, 1, [&](int row) {
+            float *x = t.x.get() + row * width, *change = t.change.get() + row * width;
+            if (!layer.settings.post_norm) normalise(after, change, change);
+            for (size_t i = 0; i < width; i += LANES) store(x + i, load(x + i) + load(change + i));
+            if (layer.settings.post_norm) normalise(after, x, x);
+        });
+        model.pool.barrier();
+    }
+
+    // Rows as a matrix wants them: normalised, and in whole numbers for the integers. `picked`: which rows; none: all.
+    Rows prepare(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products, int number,
+                 const std::vector<int>* picked) {
+        const Matrix& matrix = *products[0].matrix;
+        int many = picked ? (int)picked->size() : count;
+        bool whole = matrix.kind == INT8 || matrix.kind == INT4, few = many <= FEW && !adapted;
+        if (!whole && !norm && !picked && !adapted) {
+            Rows as_they_are;
+            as_they_are.x = from, as_they_are.x_stride = stride;
+            return as_they_are;
+        }
+        Rows ready;
+        float *x = few ? desk.x.get() : t.normed.get(), *scale = few ? desk.scale : t.scale.get();
+        int16_t* q = few ? desk.q.get() : t.q.get();
+        int32_t* sums = few ? desk.sums.get() : t.sums.get();
+        size_t sums_stride = stride / GROUP;
+        ready.x = x, ready.x_stride = ready.q_stride = stride, ready.q = q, ready.scale = scale;
+        ready.sums = sums, ready.sums_stride = sums_stride;
+        auto one = [&](int row) {
+            int source = picked ? (*picked)[row] : row;
+            float* to = x + row * stride;
+            if (norm) normalise(norm, from + source * stride, to);
+            else memcpy(to, from + source * stride, stride * sizeof(float));
+            if (whole)
+                scale[row] = quantise_row(to, matrix.inputs, most_steps(matrix.kind, matrix.inputs), q + row * stride,
+                                          matrix.kind == INT4 ? sums + row * sums_stride : nullptr);
+            if (adapted) thin(to, source, row, products, number);
+        };
+        if (few)
+            for (int row = 0; row < many; row++) one(row);
+        else {
+            each(many, 1, one);
+            model.pool.barrier();
+        }
+        return ready;
+    }
+
+    const LowRank* change(int source, int slot) const {
+        int adapter = works[rows[source].work].adapter;
+        if (adapter < 0) return nullptr;
+        const LowRank& found = model.adapters[adapter]->changes[slot];
+        return found.rank ? &found : nullptr;
+    }
+
+    float* thin_row(int row, int which) const { return t.thin.get() + ((size_t)row * 3 + which) * thickest_; }
+
+    // The first half of a row's changes by its adapter: down x.
+    void thin(const float* x, int source, int row, const Product* products, int number) {
+        for (int which = 0; which < 3; which++) {
+            if (which >= number && !(products[0].second && which == 1)) break;
+            int slot = products[0].second ? products[0].slot + which : products[which].slot;
+            const LowRank* low = change(source, slot);
+            if (!low) continue;
+            size_t inputs = round_up(products[0].matrix->inputs, PANEL);
+            for (int r = 0; r < low->rank; r++) {
+                F total{};
+                for (size_t i = 0; i < inputs; i += LANES) total = fma(load(low->down.get() + r * inputs + i), load(x + i), total);
+                thin_row(row, which)[r] = sum(total);
+            }
+        }
+    }
+
+    // The second half: up (down x), added to a tile.
+    void thicken(int source, int row, int which, int slot, const Matrix& matrix, int panel, int panels, float* tile) {
+        const LowRank* low = change(source, slot);
+        if (!low) return;
+        size_t outputs = (size_t)matrix.panels * PANEL;
+        for (int i = 0; i < panels * PANEL; i += LANES) {
+            F total{};
+            for (int r = 0; r < low->rank; r++)
+                total = fma(splat(thin_row(row, which)[r]), load(low->up.get() + r * outputs + panel * PANEL + i), total);
+            store(tile + i, load(tile + i) + total);
+        }
+    }
+
+    // All rows times some matrices; ends with a barrier.
+    void multiply_all(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products, int number,
+                      const std::vector<int>* picked = nullptr) {
+        Rows ready = prepare(desk, from, stride, norm, products, number, picked);
+        int many = picked ? (int)picked->size() : count;
+        multiply_rows_of(desk, ready, 0, many, products, number, picked);
+        model.pool.barrier();
+    }
+
+    void multiply_rows_of(Desk& desk, const Rows& ready, int first, int many, const Product* products, int number,
+                          const std::vector<int>* picked) {
+        int panels = 0;
+        for (int i = 0; i < number; i++) panels += products[i].matrix->panels;
+        int wide_by = std::max(1, std::min(MOST_WIDE, panels / (2 * model.pool.size)));
+        int units = 0;
+        for (int i = 0; i < number; i++) units += (products[i].matrix->panels + wide_by - 1) / wide_by;
+        each(units, 1, [&](int unit) {
+            int which = 0;
+            for (;; which++) {
+                int mine = (products[which].matrix->panels + wide_by - 1) / wide_by;
+                if (unit < mine) break;
+                unit -= mine;
+            }
+            const Product& product = products[which];
+            int panel = unit * wide_by, few = std::min(wide_by, product.matrix->panels - panel);
+            for (int row = 0; row < many; row += BAND) {
+                int band = std::min(BAND, many - row);
+                multiply(*product.matrix, panel, few, ready, first + row, band, desk.tile.get(), TILE_STRIDE);
+                if (product.second)
+                    multiply(*product.second, panel, few, ready, first + row, band, desk.second_tile.get(), TILE_STRIDE);
+                for (int r = 0; r < band; r++) {
+                    int at = first + row + r, source = picked ? (*picked)[at] : at;
+                    finish(desk, product, which, panel, few, at, source, row + r, r);
+                }
+            }
+        });
+    }
+
+    void finish(Desk& desk, const Product& product, int which, int panel, int panels, int row, int source, int out_row,
+                int tile_row) {
+        float *tile = desk.tile.get() + tile_row * TILE_STRIDE, *other = desk.second_tile.get() + tile_row * TILE_STRIDE;
+        const Matrix& matrix = *product.matrix;
+        if (adapted) {
+            thicken(source, row, which, product.slot, matrix, panel, panels, tile);
+            if (product.second) thicken(source, row, 1, product.slot + 1, *product.second, panel, panels, other);
+        }
+        float* to = product.out + out_row * product.stride + panel * PANEL;
+        const float* bias = matrix.bias ? matrix.bias.get() + panel * PANEL : nullptr;
+        const float* other_bias = product.second && product.second->bias ? product.second->bias.get() + panel * PANEL : nullptr;
+        int columns = product.exact ? std::min(panels * PANEL, matrix.outputs - panel * PANEL) : panels * PANEL;
+        for (int i = 0; i < panels * PANEL; i += LANES) {
+            F v = load(tile + i);
+            if (bias) v = v + load(bias + i);
+            if (product.into == Into::ADD) v = v + load(to + i);
+            else if (product.into == Into::ACTIVATE) v = activate((Activation)shape.activation, v);
+            else if (product.into == Into::GATE) {
+                F up = load(other + i);
+                if (other_bias) up = up + load(other_bias + i);
+                v = activate((Activation)shape.activation, v) * up;
+            }
+            if (product.softcap > 0) v = splat(product.softcap) * hyperbolic_tangent(v * splat(1 / product.softcap));
+            if (i + LANES <= columns) store(to + i, v);
+            else
+                for (int lane = 0; i + lane < columns; lane++) to[i + lane] = v[lane];
+        }
+    }
+
+    Seen seen(int row, int layer, int kv_head) const {
+        const Work& work = works[rows[row].work];
+        return {model.cache, pool + layer * model.cache.layer_bytes() + kv_head * model.cache.head_bytes(),
+                model.block_bytes, blocks + work.blocks};
+    }
+
+    void attention(Desk& desk, int index) {
+        int kv_heads = shape.kv_heads;
+        const Norm &of_query = model.layers[index].norms[OF_QUERY], &of_key = model.layers[index].norms[OF_KEY];
+        if (over_all(of_query) || over_all(of_key)) {
+            each(count, 1, [&](int row) {
+                float *query = t.query.get() + row * wide, *key = t.key.get() + row * kv_wide;
+                if (over_all(of_query)) normalise(of_query, query, query);
+                if (over_all(of_key)) normalise(of_key, key, key);
+            });
+            model.pool.barrier();
+        }
+        if (!alone) {
+            each(count * kv_heads, 4, [&](int unit) { keep_row(index, unit / kv_heads, unit % kv_heads); });
+            model.pool.barrier();
+        }
+        int many = (int)stretches.size();
+        each(many * kv_heads, 1, [&](int unit) {
+            auto [first, number] = stretches[unit % many];
+            if (alone) keep_row(index, first, unit / many);
+            look(desk, index, first, number, unit / many);
+        });
+        model.pool.barrier();
+    }
+
+    // Finish the queries, the key and the value of a key-value head, and put the latter two into their block.
+    void keep_row(int index, int row, int kv_head) {
+        const Layer& layer = model.layers[index];
+        int size = shape.head_dim, place = rows[row].place;
+        float* query = t.query.get() + row * wide + kv_head * group * size;
+        float* key = t.key.get() + row * kv_wide + kv_head * size;
+        float* value = t.value.get() + row * kv_wide + kv_head * size;
+        polish(layer, layer.norms[OF_QUERY], query, group, place);
+        polish(layer, layer.norms[OF_KEY], key, 1, place);
+        if (layer.settings.clip > 0) cut(value, size, layer.settings.clip);
+        keep(seen(row, index, kv_head), place, key, value, size);
+    }
+
+    static void cut(float* x, int size, float clip) {
+        for (int i = 0; i < size; i++) x[i] = std::min(std::max(x[i], -clip), clip);
+    }
+
+    bool over_all(const Norm& norm) const { return norm && norm.width != shape.head_dim; }
+
+    // Clip, normalise and turn some heads of a row.
+    void polish(const Layer& layer, const Norm& norm, float* heads, int number, int place) {
+        int size = shape.head_dim;
+        if (layer.settings.clip > 0) cut(heads, number * size, layer.settings.clip);
+        for (int head = 0; head < number; head++) {
+            float* x = heads + head * size;
+            if (norm && !over_all(norm)) normalise_head(norm, x);
+            if (layer.settings.rope >= 0) {
+                const Rotation& rotation = model.rotations[layer.settings.rope];
+                size_t at = (size_t)place * (size / 2);
+                turn(x, size, rotation.cos.get() + at, rotation.sin.get() + at);
+            }
+        }
+    }
+
+    // Queries of `number` rows and one key-value head, a few at a time.
+    void look(Desk& desk, int index, int first, int number, int kv_head) {
+        const Settings& settings = model.layers[index].settings;
+        AttentionScratch& scratch = desk.attention;
+        const int size = shape.head_dim, channels = model.cache.channels;
+        Seen here = seen(first, index, kv_head);
+        int queries = number * group, bunches = (queries + MOST_ROWS - 1) / MOST_ROWS;
+        for (int bunch = 0; bunch < bunches; bunch++) {
+            int from = queries * bunch / bunches, many = queries * (bunch + 1) / bunches - from;
+            Asking asking[MOST_ROWS];
+            float totals[MOST_ROWS];
+            for (int i = 0; i < many; i++) {
+                int row = first + (from + i) / group, head = kv_head * group + (from + i) % group;
+                const float* query = t.query.get() + row * wide + head * size;
+                float* to = scratch.query.get() + i * channels;
+                for (int c = 0; c < size; c++) to[c] = query[c] * settings.scale;
+                for (int c = size; c < channels; c++) to[c] = 0;
+                int place = rows[row].place;
+                asking[i] = {place, settings.window ? std::max(0, place - settings.window + 1) : 0};
+            }
+            attend(many, here, asking, settings.softcap, scratch, totals);
+            for (int i = 0; i < many; i++) {
+                int row = first + (from + i) / group, head = kv_head * group + (from + i) % group;
+                float *to = t.mixed.get() + row * wide + head * size, inverse = 1 / totals[i];
+                for (int c = 0; c < size; c++) to[c] = scratch.sums[i * channels + c] * inverse;
+            }
+        }
+    }
+
+    void head(Desk& desk) {
+        if (wanted.empty()) return;
+        int vocabulary = shape.vocabulary, many = (int)wanted.size();
+        Product product[] = {{&model.head, shape.depth * SLOTS, out, (size_t)vocabulary, Into::STORE, nullptr, true,
+                              shape.softcap}};
+        if (!targets) return multiply_all(desk, t.x.get(), width, model.norm, product, 1, &wanted);
+        Rows ready = prepare(desk, t.x.get(), width, model.norm, product, 1, &wanted);
+        product[0].out = t.logits.get();
+        for (int first = 0; first < many; first += BAND) {
+            int band = std::min(BAND, many - first);
+            multiply_rows_of(desk, ready, first, band, product, 1, &wanted);
+            model.pool.barrier();
+            each(band, 1, [&](int row) {
+                out[first + row] = log_probability(t.logits.get() + (size_t)row * vocabulary, vocabulary, targets[first + row]);
+            });
+            model.pool.barrier();
+        }
+    }
+
+    size_t thickest_ = 0;
+};
+
+}  // namespace underlay
