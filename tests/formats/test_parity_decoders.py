@@ -1,5 +1,6 @@
 """Decoders against transformers: imported, exported, padded, cached, packed; the same numbers throughout."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,14 @@ from parity_world import (
 from torch import Tensor
 
 from underlay.formats import hf
-from underlay.generate.cache import SlotCache
+from underlay.generate.native import NativeRunner, unsupported
+from underlay.generate.plain import PlainRunner
+from underlay.generate.runner import BLOCK, Runner, Work
 from underlay.models import Decoder
 from underlay.models.parts import masks
 
+BLOCKS = -(-(TIME + 1) // BLOCK)
+"""Of keys and values, for one text."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -244,47 +249,48 @@ def test_padded_rows(decoder: Named, side: str) -> None:
     assert deviation(mine[present], others[present]) < 1e-5  # nobody sees what pads
 
 
-def cached(model: Decoder, ids: Tensor, cuts: list[int]) -> Tensor:
-    """Logits (2, time, vocabulary) of two texts in two slots: chunks first, then token by token."""
-    cache = SlotCache(model.config, 3, torch.float32, torch.device("cpu"))
-    places = torch.arange(model.config.context)
-    found: list[list[Tensor]] = [[], []]
-    with torch.inference_mode():
-        for slot in (0, 1):
-            for start, end in zip([0, *cuts], cuts, strict=False):
-                mask = None if start == 0 else places[:end] <= places[start:end, None]
-                chunk = ids[slot : slot + 1, start:end]
-                found[slot] += model.hidden(chunk, places[start:end][None], mask, cache.span(slot, start))[0]
-        for place in range(cuts[-1], ids.shape[1]):
-            where = torch.tensor([place, place, cache.spare])
-            mask = (places[: place + 1] <= where[:, None])[:, None, None]
-            column = torch.cat((ids[:, place], torch.zeros(1, dtype=torch.int64)))[:, None]
-            known = where.clamp(max=model.config.context - 1)[:, None]
-            hidden = model.hidden(column, known, mask, cache.step(where, place + 1))
-            for slot in (0, 1):
-                found[slot].append(hidden[slot, 0])
-        return model.logits(torch.stack([torch.stack(each) for each in found]))
+def runner_of(path: str, model: Decoder) -> Runner:
+    if path == "native" and (reason := unsupported(model)):
+        pytest.skip(f"not run natively: {reason}")
+    runner = NativeRunner(model, "float32") if path == "native" else PlainRunner(model)
+    runner.reserve(2 * BLOCKS)
+    return runner
+
+
+def cached(runner: Runner, ids: Tensor, cuts: list[int]) -> Tensor:
+    """Logits (2, time, vocabulary) of two texts side by side: chunks first, then token by token."""
+    steps = [0, *cuts, *range(cuts[-1] + 1, ids.shape[1] + 1)]
+    found: list[Tensor] = []
+    for start, end in itertools.pairwise(steps):
+        works = [
+            Work(ids[row, start:end].tolist(), start, range(row * BLOCKS, (row + 1) * BLOCKS), end - start)
+            for row in (0, 1)
+        ]
+        found.append(runner.run(works).unflatten(0, (2, -1)))
+    return torch.cat(found, 1)
 
 
 @each_unstretched
+@pytest.mark.parametrize("path", ["native", "plain"])
 @pytest.mark.parametrize("cuts", [[1], [3, 4, 11]], ids=["token by token", "in chunks"])
-def test_with_a_cache(decoder: Named, cuts: list[int]) -> None:
+def test_with_a_cache(decoder: Named, cuts: list[int], path: str) -> None:
     both, ours = of(decoder)
     ids = tokens(2)
-    assert deviation(cached(ours, ids, cuts), asked(both.theirs, ids)) < 1e-4
+    assert deviation(cached(runner_of(path, ours), ids, cuts), asked(both.theirs, ids)) < 1e-4
 
 
 @each_unstretched
-def test_greedy_answers(decoder: Named) -> None:
+@pytest.mark.parametrize("path", ["native", "plain"])
+def test_greedy_answers(decoder: Named, path: str) -> None:
     both, ours = of(decoder)
     ids = tokens(2, 6)
     with torch.no_grad():
         theirs = both.theirs.generate(
             ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids), pad_token_id=0
         )
-    mine = ids
+    mine, runner = ids, runner_of(path, ours)
     for _ in range(8):
-        mine = torch.cat((mine, cached(ours, mine, [mine.shape[1] - 1])[:, -1].argmax(-1)[:, None]), 1)
+        mine = torch.cat((mine, cached(runner, mine, [mine.shape[1] - 1])[:, -1].argmax(-1)[:, None]), 1)
     assert torch.equal(mine, theirs)
 
 

@@ -1,8 +1,8 @@
 """The one engine: every token that Underlay generates, for chat, evaluation or a server, comes from here.
 
 Each step reads some tokens of many requests in one pass through the model, and moves every answer forward by one token
-or, where guesses come true, by several; requests join and leave between steps. The parts are: the scheduler, which says
-who reads what; blocks of memory; a runner, which computes; a sampler for each request; streams that cut at stop strings.
+or, where guesses come true, by several; requests join and leave between steps. The parts are: the scheduler, which
+says who reads what; blocks of memory; a runner, which computes; a sampler and a stream of text for each request.
 
 Batch invariance: a request's tokens depend on the request and its seed alone, not on its neighbours, on when it came,
 on what is remembered, or on chunks, guesses and preemptions. It follows from row invariance (`generate.runner`), which

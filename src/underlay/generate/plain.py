@@ -8,7 +8,7 @@ sequence and answers are moved forward together, in whatever shape comes.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -176,11 +176,11 @@ class PlainRunner:
     def add_adapter(self, name: str, adapter: Adapter) -> None:
         """See `Runner`."""
         modules = dict(self._model.named_modules())
-        for matrix, change in adapter.changes.items():
-            weight = getattr(modules.get(matrix), "weight", None)
+        for place, change in adapter.changes.items():
+            weight = getattr(modules.get(place), "weight", None)
             shape = None if weight is None else tuple(weight.shape)
-            if not matrix.startswith("blocks.") or shape != (len(change.up), change.down.shape[1]):
-                raise UserError(f"adapter {name!r}: {matrix} does not fit; the model's is {shape or 'not there'}")
+            if not place.startswith("blocks.") or shape != (len(change.up), change.down.shape[1]):
+                raise UserError(f"adapter {name!r}: {place} does not fit; the model's is {shape or 'not there'}")
         self._adapters[name] = adapter
         self._hook()
 

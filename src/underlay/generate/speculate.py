@@ -1,8 +1,8 @@
 """Guessing ahead: several tokens are proposed cheaply, and the model reads them in one step (arXiv:2211.17192).
 
-The engine chooses each token from the model's own distribution, with the random number of its place, and goes on for as
-long as the guess was what it chose. So an answer is, bit for bit, what it would have been without, wherever the runner is
-row-invariant; only the number of steps differs.
+The engine chooses each token from the model's own distribution, with the random number of its place, and goes on for
+as long as the guess was what it chose. So an answer is, bit for bit, what it would have been without, wherever the
+runner is row-invariant; only the number of steps differs.
 """
 
 from collections.abc import Sequence
