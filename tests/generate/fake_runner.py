@@ -1,7 +1,7 @@
-"""A runner without a model: it keeps the tokens themselves in its blocks, and its logits are a hash of all it finds there.
+"""A runner without a model: its blocks keep the tokens themselves, and its logits are a hash of all it finds in them.
 
-So whatever goes wrong with blocks (one shared that should not be, one overwritten, one read before it was written) changes
-the logits, or trips an assertion.
+So whatever goes wrong with blocks (one shared that should not be, one overwritten, one read before it was written)
+changes the logits, or trips an assertion.
 """
 
 import hashlib
@@ -45,8 +45,8 @@ class FakeRunner:
         rows = []
         for work in works:
             end = work.start + len(work.tokens)
-            for upto in range(end - work.wanted + 1, end + 1):
-                rows.append(self.logits(self._recall(work, upto), work.adapter))
+            wanted = range(end - work.wanted + 1, end + 1)
+            rows += [self.logits(self._recall(work, upto), work.adapter) for upto in wanted]
         return torch.stack(rows) if rows else torch.empty(0, self.vocabulary)
 
     def _recall(self, work: Work, upto: int) -> list[int]:

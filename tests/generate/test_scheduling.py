@@ -289,7 +289,7 @@ def test_a_prompt_that_is_too_long_is_refused_or_cut_when_asked() -> None:
 
 
 def test_memory_for_less_than_a_context_is_refused() -> None:
-    with pytest.raises(UserError, match="hold 5 blocks.*one context takes 6"):
+    with pytest.raises(UserError, match=r"hold 5 blocks.*one context takes 6"):
         make_engine(blocks=5)
 
 
@@ -317,7 +317,7 @@ def test_logits_that_are_no_numbers_fail_that_request_alone() -> None:
         return real(tokens, adapter) * (float("nan") if tokens[0] == 13 else 1)
 
     runner.logits = logits  # type: ignore[method-assign]
-    good, bad = (Request([first, 8], 5, Sampling(temperature), stop_ids=NEVER) for first, temperature in ((9, 1), (13, 1)))
+    good, bad = (Request([first, 8], 5, Sampling(), stop_ids=NEVER) for first in (9, 13))
     broken, whole, greedy = engine.generate([bad, good, Request([13], 5, Sampling(0))])
     assert (broken.finish, greedy.finish) == ("failed", "failed")
     assert "not numbers" in (broken.error or "")

@@ -1,8 +1,11 @@
 import pytest
 import torch
 
+import underlay.generate.native.runner as native
+import underlay.generate.plain as plain_runner
 import underlay.generate.score as scoring
 from underlay.generate import Engine, ParameterError
+from underlay.generate.path import Path
 from underlay.generate.score import windows
 from underlay.models import Decoder
 from underlay.text import Tokenizer
@@ -53,13 +56,16 @@ def test_every_token_is_scored_once_with_half_a_window_of_context(context: int) 
         assert scored == list(range(1, length))
 
 
+@pytest.mark.parametrize("path", ["native", "plain"])
 def test_batches_and_parts_change_nothing(
-    engine: Engine, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    model: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
+    engine = Engine(model, tokenizer, path=path)
     lists = [ids_of(n, n, tokenizer.size) for n in range(2, 60, 5)]
     before = engine.score(lists)
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 100)
-    monkeypatch.setattr(scoring, "LOGIT_ROWS", 7)
+    monkeypatch.setattr(plain_runner, "LOGIT_ROWS", 7)
+    monkeypatch.setattr(native, "ROWS", 50)
     calls: list[tuple[float, float | None]] = []
     after = engine.score(lists, lambda done, total, **facts: calls.append((done, total)))
     for a, b in zip(before, after, strict=True):
@@ -72,7 +78,7 @@ def test_batches_and_parts_change_nothing(
 @pytest.mark.usefixtures("bf16_hardware")
 def test_bfloat16_is_near(model: Decoder, tokenizer: Tokenizer, engine: Engine) -> None:
     ids = ids_of(150, 1, tokenizer.size)
-    half = Engine(model, tokenizer, dtype=torch.bfloat16)
+    half = Engine(model, tokenizer, precision="bfloat16")
     exact, near = engine.score([ids])[0], half.score([ids])[0]
     assert near.dtype == torch.float32
     assert 0 < float((exact - near).abs().mean()) < 0.1 * float(exact.abs().mean())

@@ -246,9 +246,7 @@ class Engine:
             going = later
         raise AssertionError
 
-    def _choose(
-        self, handles: Sequence[Handle], logits: Tensor
-    ) -> list[tuple[int | None, TokenLogprob | None]]:
+    def _choose(self, handles: Sequence[Handle], logits: Tensor) -> list[tuple[int | None, TokenLogprob | None]]:
         chosen = choose(logits, [handle.sampler for handle in handles])
         told: dict[int, TokenLogprob] = {}
         wanted = [

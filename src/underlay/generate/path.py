@@ -37,17 +37,28 @@ def choose_runner(
             raise UserError(f"the weights of {name} are not all finite numbers; the model is damaged or has diverged")
     why = "asked for"
     if path != "plain":
-        from underlay.generate.native import NativeRunner, unavailable
+        from underlay.generate.native import NativeRunner, NoLibrary, unsupported
 
-        reason = unavailable(model)
+        reason = _elsewhere(model) or unsupported(model)
         if reason is None:
-            return NativeRunner(model, precision, cache or _as_precise(precision), threads, quantised)
+            try:
+                return NativeRunner(model, precision, cache or _as_precise(precision), threads, quantised)
+            except NoLibrary as error:
+                reason = str(error)
         if path == "native":
-            raise UserError(f"the native path cannot run this: {reason}")
-        why = f"the native path cannot: {reason}"
+            raise UserError(f"the native path cannot run this model: {reason}")
+        why = f"not native: {reason}"
     if cache is not None and cache != _as_precise(precision):
-        raise UserError(f"cache: {cache} needs the native path ({why})")
+        raise UserError(f"cache: {cache} keys and values need the native path ({why})")
     return PlainRunner(model, precision, quantised, why)
+
+
+def _elsewhere(model: Decoder) -> str | None:
+    """Why the weights are not simply here."""
+    weight = model.embedding.weight
+    if weight.device.type != "cpu":
+        return f"the model is on {weight.device.type}"
+    return None if type(weight.data) is torch.Tensor else "its weights are spread over processes"
 
 
 def _as_precise(precision: Precision) -> Cache:

@@ -171,7 +171,7 @@ class PlainRunner:
             part = slice(start, start + LOGIT_ROWS)
             logits = self._model.logits(kept[part]).float()
             found[part] = logits.gather(-1, targets[part, None])[:, 0] - logits.logsumexp(-1)
-        return list(found.cpu().split([len(row) - 1 for row in rows]))
+        return list(torch.split(found.cpu(), [len(row) - 1 for row in rows]))
 
     def add_adapter(self, name: str, adapter: Adapter) -> None:
         """See `Runner`."""
@@ -196,7 +196,7 @@ class PlainRunner:
         modules = dict(self._model.named_modules())
         self._hooks = [modules[matrix].register_forward_hook(self._change(matrix)) for matrix in sorted(changed)]
 
-    def _change(self, matrix: str):  # type: ignore[no-untyped-def] # noqa: ANN202
+    def _change(self, matrix: str):  # type: ignore[no-untyped-def]
         changes: Mapping[str, LowRank] = {
             name: adapter.changes[matrix] for name, adapter in self._adapters.items() if matrix in adapter.changes
         }

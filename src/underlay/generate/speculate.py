@@ -41,7 +41,9 @@ class Lookup:
     def __init__(self, longest: int = 4, shortest: int = 2) -> None:
         """Look for runs of `longest` tokens first, then for shorter ones."""
         if not 1 <= shortest <= longest:
-            raise UserError(f"lookup: runs of {shortest} to {longest} tokens; the first must be above 0, the second not less")
+            raise UserError(
+                f"lookup: runs of {shortest} to {longest} tokens; the first must be above 0, the second not less"
+            )
         self._sizes = range(longest, shortest - 1, -1)
         self._seen: dict[Handle, _Seen] = {}
 
@@ -58,9 +60,9 @@ class Lookup:
                     seen.last[tuple(tokens[place - size : place])] = place
         seen.upto = end
         for size in self._sizes:
-            place = seen.last.get(tuple(tokens[end - size :])) if size <= end else None
-            if place is not None:
-                return tokens[place : place + count]
+            found = seen.last.get(tuple(tokens[end - size :])) if size <= end else None
+            if found is not None:
+                return tokens[found : found + count]
         return []
 
     def forget(self, handle: Handle) -> None:

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from itertools import chain, islice
 from typing import Any
 
-import torch
-
 from underlay.adapt import functions_in
 from underlay.config import Config
 from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
@@ -130,7 +128,7 @@ def _evaluate(job: Job) -> None:
             f"{job.inputs['corpus'].reference} is not the corpus that {base.reference} held documents out of"
         )
     base_engine = Engine(load_decoder(base.folder), tokenizer, slots=16)
-    scorer = Engine(load_decoder(base.folder), tokenizer, dtype=torch.bfloat16)
+    scorer = Engine(load_decoder(base.folder), tokenizer, precision="bfloat16")
     compression = compare(scorer, heldout, documents, settings.max_bytes, job.progress)
     job.log(f"{compression.model_bits_per_byte:.3f} bits per byte, xz {compression.xz_bits_per_byte:.3f}")
     job.draft.metrics |= {
