@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +16,12 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 def run(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
     stream = TextStream(stop)
-    shown = [stream.push(piece) for piece in pieces]
+    shown = []
+    for piece in pieces:
+        shown.append(stream.push(piece))
+        stream.check()
     shown.append(stream.push(b"", last=True))
+    stream.check()
     return shown, stream.stopped
 
 
@@ -41,6 +46,46 @@ def by_character(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
 def test_stop_strings_act_as_if_read_by_character(text: str, stop: list[str], places: list[int]) -> None:
     shown, stopped = run(cut(text.encode(), places), tuple(stop))
     assert ("".join(shown), stopped) == by_character(text, tuple(stop))
+
+
+@given(
+    st.text(st.sampled_from("ab🦊"), max_size=40),
+    st.lists(st.text(st.sampled_from("ab🦊"), min_size=1, max_size=8), min_size=1, max_size=5),
+    st.lists(st.integers(0)),
+)
+def test_what_is_shown_never_ends_in_what_may_become_a_stop_string(
+    text: str, stop: list[str], places: list[int]
+) -> None:
+    stream, shown, read = TextStream(tuple(stop)), "", b""
+    for piece in cut(text.encode(), places):
+        read += piece
+        shown += stream.push(piece)
+        known = read.decode("utf-8", "ignore")
+        if stream.stopped:
+            assert not any(s in shown for s in stop)
+            return
+        # All is shown but the longest end that begins a stop string, so nothing is held back without need.
+        held = max(n for n in range(len(known) + 1) if n == 0 or any(s.startswith(known[-n:]) for s in stop))
+        assert shown == known[: len(known) - held]
+
+
+def test_hostile_stop_strings_cost_a_few_steps_a_character() -> None:
+    stops = tuple("a" * (255 - n) + "b" * (n + 1) for n in range(16))
+    stream = TextStream(stops)
+    steps = 0
+    automaton = stream._automaton
+    assert automaton is not None
+
+    class Counted(list[int]):
+        def __getitem__(self, index: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            return super().__getitem__(index)
+
+    automaton._shorter = Counted(automaton._shorter)
+    text = ("a" * 254 + "c") * 40
+    assert "".join(stream.push(char.encode()) for char in text) == text
+    assert steps <= len(text)
 
 
 def test_no_part_of_a_stop_string_is_shown() -> None:

@@ -17,7 +17,7 @@ LONG = {"model": "tiny", "prompt": "The", "max_tokens": 3000, "temperature": 1.0
 def slow(start_live: Any, engine_of: Callable[..., Any]) -> Any:
     """A server with one slot, one place in the queue, and room for a long answer that never ends by itself."""
     engine = engine_of(slots=1, context=4096)
-    engine._stop_ids = lambda request: frozenset()
+    engine._stop_ids = lambda _: frozenset()
     step = engine.step
 
     def slower() -> Any:
@@ -82,15 +82,15 @@ def test_a_defect_of_the_engine_ends_no_more_than_what_is_under_way(
     start_live: Any, engine_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_of()
-    run = engine.runner.run
+    decode = engine._decode
 
-    def broken(works: Any) -> Any:
-        engine.runner.run = run
+    def broken() -> Any:
+        engine._decode = decode
         raise RuntimeError("secret at 0x7f00deadbeef")
 
     with start_live(create_app(engine, "tiny")) as server:
         for stream in (False, True):
-            engine.runner.run = broken
+            engine._decode = broken
             body = {"model": "tiny", "prompt": "The", "max_tokens": 3, "stream": stream}
             response = httpx.post(f"{server.url}/v1/completions", json=body)
             assert response.status_code == (200 if stream else 500)

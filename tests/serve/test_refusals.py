@@ -40,7 +40,11 @@ def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("prompt", None), ("prompt", []), ("prompt", [[]]), ("prompt", ["a", 1]), ("prompt", [-1]), ("prompt", [10**6]),
         ("prompt", [True]), ("prompt", {"a": 1}), ("prompt", "\ud800"), ("prompt", ["a"] * 100), ("model", 3),
         ("stream_options", {"include_usage": True}), ("stream_options", []),
-        ("presence_penalty", 0.5), ("frequency_penalty", -1), ("logit_bias", {"5": 1}), ("best_of", 2), ("suffix", "x"),
+        ("presence_penalty", 2.1), ("frequency_penalty", -2.1), ("repetition_penalty", 0), ("typical_p", 1.5),
+        ("logit_bias", {"5": 101}), ("logit_bias", {"x": 1}), ("logit_bias", {"05": 1}), ("logit_bias", {"99999": 1}),
+        ("logit_bias", {str(i): 1 for i in range(301)}), ("best_of", 0), ("best_of", 17), ("suffix", "x"),
+        ("guided_regex", "(a"), ("guided_choice", []), ("guided_choice", [""]), ("truncate_prompt", 1),
+        ("response_format", {"type": "text"}),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_named(http: httpx.Client, param: str, value: object) -> None:
@@ -82,6 +86,14 @@ def test_neutral_values_are_accepted(http: httpx.Client) -> None:
         ({"max_completion_tokens": 3}, "max_tokens"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"tools": []}, "tools"),
+        ({"best_of": 1}, "best_of"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "text", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}},
+            "response_format",
+        ),
     ],
 )
 def test_chat_refuses_by_name(http: httpx.Client, change: dict[str, Any], param: str) -> None:
@@ -101,7 +113,14 @@ def test_too_long_for_the_context(http: httpx.Client) -> None:
 
 def test_other_mistakes(http: httpx.Client) -> None:
     assert error_of(http.post("/v1/completions", json=GOOD | {"model": "x"}), 404)["code"] == "model_not_found"
-    assert error_of(http.post("/v1/completions", json=GOOD | {"echo": True, "logprobs": 1}))["param"] == "echo"
+    for change, param in (
+        ({"echo": True, "logprobs": 1, "truncate_prompt": True}, "echo"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
+        ({"truncate_prompt": True, "stream": True}, "truncate_prompt"),
+    ):
+        assert error_of(http.post("/v1/completions", json=GOOD | change))["param"] == param
     assert error_of(http.post("/v1/completions", json={"model": "tiny"}))["param"] == "prompt"
     assert error_of(http.get("/nowhere"), 404)["code"] == "not_found"
     assert error_of(http.get("/v1/completions"), 405)["code"] == "method_not_allowed"

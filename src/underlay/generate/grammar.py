@@ -12,6 +12,8 @@ cost more than `LIMITS` allow, either when it is compiled (ParameterError) or wh
 import json
 import re
 from collections.abc import Iterator
+from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
@@ -24,7 +26,7 @@ from underlay.generate.request import Constraint, ParameterError
 from underlay.text import Tokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, TokenizerWrapper
+    from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 MOST_CHARACTERS = 65_536
 """Longest schema or list of choices."""
@@ -32,6 +34,9 @@ MOST_PATTERN = 4_096
 """Longest regular expression, also within a schema: compiling takes the square of its length."""
 MOST_DEPTH = 400
 """Deepest nesting of a schema, in levels of JSON; all that is referred to counts as if it were one chain."""
+
+REMEMBERED = 8
+"""So many grammars are kept, for the same one is often asked for again."""
 
 LIMITS = {
     "initial_lexer_fuel": 1_000_000,
@@ -52,28 +57,43 @@ class GrammarError(UserError):
 
 
 class GrammarCompiler:
-    """Makes grammars over one tokenizer's bytes. To be made once; it may be used from any thread."""
+    """Makes grammars over one tokenizer's bytes. Costs nothing until the first; it may be used from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
         """Take the tokenizer, and how many logits its model has: ids beyond the tokenizer are never allowed."""
-        from llguidance import LLParserLimits, LLTokenizer
-
+        self._tokenizer = tokenizer
         self._vocabulary = vocabulary
-        self._tokenizer = LLTokenizer(cast("TokenizerWrapper", _Tokens(tokenizer, vocabulary)), vocabulary + 1)
-        self._limits = LLParserLimits(verbose_errors=False, **LIMITS)  # type: ignore[arg-type]
+        self._lock = Lock()
+        self._known: dict[str, LLMatcher] = {}
+        """The newest grammars, at the beginning of their texts, by their source."""
+
+    @cached_property
+    def _tokens(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer
+
+        tokens = _Tokens(self._tokenizer, self._vocabulary)
+        return LLTokenizer(cast("TokenizerWrapper", tokens), self._vocabulary + 1)
 
     def compile(self, constraint: Constraint, stop_ids: frozenset[int]) -> "Grammar":
         """A grammar at the beginning of its text. Raises ParameterError naming `constraint`."""
-        from llguidance import LLMatcher
+        source = _source(constraint)
+        with self._lock:
+            if source not in self._known:
+                self._known[source] = self._matcher(source)
+                if len(self._known) > REMEMBERED:
+                    del self._known[next(iter(self._known))]
+            return Grammar(self._known[source].deep_copy(), self._vocabulary, stop_ids)
 
-        matcher = LLMatcher(self._tokenizer, _source(constraint), log_level=0, limits=self._limits)
-        grammar = Grammar(matcher, self._vocabulary, stop_ids)
-        # Some schemas turn out to be impossible, or too costly, only at the first token.
+    def _matcher(self, source: str) -> "LLMatcher":
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(verbose_errors=False, **LIMITS)  # type: ignore[arg-type]
+        matcher = LLMatcher(self._tokens, source, log_level=0, limits=limits)
         if not matcher.is_error():
-            grammar.probe()
+            matcher.compute_bitmask()  # some turn out to be impossible, or too costly, only now
         if matcher.is_error():
             raise ParameterError("constraint", _reason(matcher))
-        return grammar
+        return matcher
 
 
 def compile_grammar(
@@ -109,16 +129,12 @@ class Grammar:
         if self.finished:
             mask = torch.zeros(self._vocabulary, dtype=torch.bool)
         else:
-            self.probe()
+            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
             self._checked()
             bits = np.unpackbits(self._bits.view(np.uint8), count=self._vocabulary, bitorder="little")
             mask = torch.from_numpy(bits.view(np.bool_))
         mask[self._ends] = self.accepting
         return mask
-
-    def probe(self) -> None:
-        """Look at what may come next, which may turn out to be too costly; `compile` says so early."""
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
 
     def accept(self, token: int) -> None:
         """Go on with a token that is allowed. Raises GrammarError where it is not, or where it costs too much."""

@@ -64,6 +64,8 @@ def create_app(
     _add_page(app)
     _add_trace(app, trace)
     created = int(time.time())
+    # What a key's holder has sent is found in memory by that key's holder alone.
+    salt = "" if api_key is None else hashlib.sha256(api_key.encode()).hexdigest()
     facts = {"context_length": engine.context, "chat": chat, "traceable": trace is not None}
     card = {"id": name, "object": "model", "created": created, "owned_by": "underlay", **facts}
 
@@ -83,14 +85,14 @@ def create_app(
     @app.post("/v1/completions")
     async def completions(http: Request, body: CompletionBody) -> Response:
         known(body.model)
-        return await respond(worker, http, body, await asyncio.to_thread(plan_completion, engine, body))
+        return await respond(worker, http, body, await asyncio.to_thread(plan_completion, engine, body, salt))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request, body: ChatBody) -> Response:
         known(body.model)
         if not chat:
             raise ApiError(404, f"{name!r} was not taught to converse; use /v1/completions", "no_chat", "messages")
-        return await respond(worker, http, body, await asyncio.to_thread(plan_chat, engine, body))
+        return await respond(worker, http, body, await asyncio.to_thread(plan_chat, engine, body, salt))
 
     return app
 

@@ -1,29 +1,20 @@
 """The bodies of requests, as OpenAI's clients send them.
 
-A parameter is honoured or refused by name, never ignored. (`user` is the one that asks for nothing.) Parameters of
-the API that this server does not have are accepted where they ask for what happens anyway.
+A parameter is honoured or refused by name, never ignored. (`user` is the one that asks for nothing.) Beyond the API
+there are `top_k`, `min_p`, `typical_p`, `repetition_penalty`, `guided_regex`, `guided_choice` and `truncate_prompt`.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from underlay.config import Config
-from underlay.generate.request import MOST_LOGPROBS
+from underlay.generate.request import MOST_BIAS, MOST_LOGPROBS
 
 MOST_CHOICES = 16
 MOST_STOPS = 16
-
-
-def _only(neutral: object) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value is not None and value != neutral:
-            raise PydanticCustomError("unsupported_parameter", "this server does not support it; leave it out")
-        return value
-
-    return check
+MOST_BIASES = 300
 
 
 def _encodable(text: str) -> str:
@@ -36,8 +27,9 @@ def _encodable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 StopString = Annotated[Text, Field(min_length=1, max_length=256)]
-NoPenalty = Annotated[float | None, AfterValidator(_only(0))]
-NoBias = Annotated[dict[str, float] | None, AfterValidator(_only({}))]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenId = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+Bias = Annotated[float, Field(ge=-MOST_BIAS, le=MOST_BIAS)]
 
 
 class StreamOptions(Config):
@@ -63,9 +55,17 @@ class Body(Config):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    presence_penalty: NoPenalty = None
-    frequency_penalty: NoPenalty = None
-    logit_bias: NoBias = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MOST_BIASES)] | None = None
+    typical_p: Probability | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    guided_regex: Text | None = None
+    """A regular expression that the whole answer matches."""
+    guided_choice: Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1)] | None = None
+    """The answer is one of these."""
+    truncate_prompt: bool | None = None
+    """Leave out the beginning of a prompt that is too long; the usage tells how many tokens."""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class CompletionBody(Body):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     suffix: Text | None = None
-    best_of: Annotated[int | None, AfterValidator(_only(1))] = None
+    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
 
 
 class TextPart(Config):
@@ -107,6 +107,22 @@ class ChatMessage(Config):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+class SchemaFormat(Config):
+    """A JSON Schema, and what it is called. Answers are held to it, `strict` or not."""
+
+    name: str
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Config):
+    """What an answer must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+
 class ChatBody(Body):
     """`POST /v1/chat/completions`: a conversation to be answered."""
 
@@ -114,6 +130,7 @@ class ChatBody(Body):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
 
 
 class TraceBody(Config):

@@ -9,16 +9,16 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from underlay.errors import UserError
-from underlay.generate import Engine, ParameterError, Request, Sampling
+from underlay.generate import Answer, Constraint, Engine, ParameterError, Request, Sampling
 from underlay.serve.bodies import Body, ChatBody, CompletionBody
 from underlay.serve.errors import ApiError, refuse
 from underlay.serve.wording import ChatWording, CompletionWording, Json, Wording
@@ -35,22 +35,46 @@ class Plan:
     """What one call asks for."""
 
     requests: list[Request]
-    """In the order of the choices: all answers to the first prompt, then all to the second."""
-    prompt_tokens: int
-    """Each prompt counts once, however many answers it gets."""
+    """All answers to the first prompt, then all to the second."""
+    each: int
+    """How many answers are written to each prompt."""
+    kept: int
+    """How many of them are given: the likeliest, where these are fewer."""
     wording: Wording
 
+    def choices(self, answers: Sequence[Answer]) -> list[Answer]:
+        """What is given, in order: of more than are wanted, those of the highest mean log-probability."""
+        if self.kept == self.each:
+            return list(answers)
+        chosen: list[Answer] = []
+        for start in range(0, len(answers), self.each):
+            ranked = sorted(answers[start : start + self.each], key=_mean_logprob, reverse=True)
+            chosen += ranked[: self.kept]
+        return chosen
 
-def plan_completion(engine: Engine, body: CompletionBody) -> Plan:
+
+def _mean_logprob(answer: Answer) -> float:
+    assert answer.logprobs
+    return sum(entry.logprob for entry in answer.logprobs) / len(answer.logprobs)
+
+
+def plan_completion(engine: Engine, body: CompletionBody, salt: str = "") -> Plan:
     """Read the prompts: text begins as the model is used to, token ids are taken as they are. Raises ApiError.
 
-    With a `suffix` the model fills in what stands between a prompt and it.
+    With a `suffix` the model fills in what stands between a prompt and it. salt: see `Request`.
     """
     tokenizer = engine.tokenizer
-    if body.echo and body.logprobs is not None:
-        raise ApiError(
-            400, "'logprobs' covers new tokens alone, not those that 'echo' repeats", "invalid_value", "echo"
-        )
+    told = bool(body.echo) and body.logprobs is not None
+    if told and (body.suffix is not None or body.truncate_prompt):
+        message = "'echo' with 'logprobs' needs the whole prompt as it is; leave out 'suffix' and 'truncate_prompt'"
+        raise ApiError(400, message, "invalid_value", "echo")
+    kept = body.n or 1
+    each = kept if body.best_of is None else body.best_of
+    if each < kept:
+        raise ApiError(400, f"'best_of' is {each}, fewer than 'n', which is {kept}", "invalid_value", "best_of")
+    if each > kept and body.stream:
+        message = "'best_of' compares whole answers, which cannot be streamed; leave out 'stream'"
+        raise ApiError(400, message, "invalid_value", "best_of")
     given, stop_ids = _prompts(body.prompt), None
     if not given:
         raise ApiError(400, "'prompt' holds no prompt", "invalid_value", "prompt")
@@ -59,12 +83,22 @@ def plan_completion(engine: Engine, body: CompletionBody) -> Plan:
     else:
         with _blaming("prompt"):
             prompts = [tokenizer.prompt(p) if isinstance(p, str) else p for p in given]
-    length = DEFAULT_LENGTH if body.max_tokens is None else body.max_tokens
-    requests = _requests(engine, body, prompts, length, "max_tokens", body.logprobs, stop_ids=stop_ids)
+    base = Request(
+        [0],
+        DEFAULT_LENGTH if body.max_tokens is None else body.max_tokens,
+        stop_ids=stop_ids,
+        # Answers are compared by their log-probabilities.
+        logprobs=0 if body.logprobs is None and each > kept else body.logprobs,
+        prompt_logprobs=body.logprobs if told else None,
+        constraint=_guide(body),
+        salt=salt,
+    )
+    requests = _requests(engine, body, base, prompts, each, {"constraint": _guided(body)})
     # What stands in a request with a suffix is not the prompt alone.
     echoed = map(tokenizer.decode, prompts) if body.suffix is None else map(str, given)
-    echoes = [text if body.echo else "" for text in echoed for _ in range(body.n or 1)]
-    return Plan(requests, sum(map(len, prompts)), CompletionWording(tokenizer, echoes))
+    echoes = [text if body.echo else "" for text in echoed for _ in range(kept)]
+    ids = [prompt for prompt in prompts for _ in range(kept)] if told else None
+    return Plan(requests, each, kept, CompletionWording(tokenizer, echoes, ids, body.logprobs is not None))
 
 
 def _gaps(
@@ -87,8 +121,11 @@ def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str] 
     return [tokens] if tokens else [item for item in given if not isinstance(item, int)]  # type: ignore[return-value]
 
 
-def plan_chat(engine: Engine, body: ChatBody) -> Plan:
-    """Render the conversation; the answer may take what is left of the context. Raises ApiError."""
+def plan_chat(engine: Engine, body: ChatBody, salt: str = "") -> Plan:
+    """Render the conversation; the answer may take what is left of the context. Raises ApiError.
+
+    salt: see `Request`.
+    """
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         message = "send 'max_completion_tokens' or 'max_tokens', not both"
         raise ApiError(400, message, "invalid_value", "max_tokens")
@@ -100,9 +137,47 @@ def plan_chat(engine: Engine, body: ChatBody) -> Plan:
     wanted = body.max_completion_tokens or body.max_tokens
     param = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
     length = wanted or max(1, engine.context - len(prompt))
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    requests = _requests(engine, body, [prompt], length, param, logprobs, "messages")
-    return Plan(requests, len(prompt), ChatWording(engine.tokenizer))
+    base = Request(
+        [0],
+        length,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        constraint=_format(body),
+        salt=salt,
+    )
+    names = {"prompt": "messages", "max_tokens": param, "constraint": _guided(body)}
+    each = body.n or 1
+    return Plan(_requests(engine, body, base, [prompt], each, names), each, each, ChatWording(engine.tokenizer))
+
+
+def _guided(body: Body) -> str:
+    """The parameter that says what an answer must look like."""
+    named = (name for name in ("guided_regex", "guided_choice") if getattr(body, name) is not None)
+    return next(named, "response_format")
+
+
+def _guide(body: Body) -> Constraint | None:
+    if body.guided_regex is not None and body.guided_choice is not None:
+        message = "send one of 'guided_regex' and 'guided_choice', not both"
+        raise ApiError(400, message, "invalid_value", "guided_choice")
+    if body.guided_regex is not None:
+        return Constraint(regex=body.guided_regex)
+    return None if body.guided_choice is None else Constraint(choices=tuple(body.guided_choice))
+
+
+def _format(body: ChatBody) -> Constraint | None:
+    wanted, guide = body.response_format, _guide(body)
+    if wanted is None:
+        return guide
+    if (wanted.type == "json_schema") != (wanted.json_schema is not None):
+        message = "'response_format' holds 'json_schema' exactly where its 'type' is \"json_schema\""
+        raise ApiError(400, message, "invalid_value", "response_format")
+    if wanted.type == "text":
+        return guide
+    if guide is not None:
+        message = f"send one of 'response_format' and {_guided(body)!r}, not both"
+        raise ApiError(400, message, "invalid_value", "response_format")
+    schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
+    return Constraint(json_schema=json.dumps(schema))
 
 
 @contextmanager
@@ -114,34 +189,44 @@ def _blaming(param: str) -> Iterator[None]:
         raise ApiError(400, f"{param!r}: {error}", "invalid_value", param) from error
 
 
+_NAMES = {
+    "bias": "logit_bias",
+    "presence": "presence_penalty",
+    "frequency": "frequency_penalty",
+    "repetition": "repetition_penalty",
+    "typical": "typical_p",
+}
+"""What clients call the engine's parameters, where it is not the same."""
+
+
 def _requests(
-    engine: Engine,
-    body: Body,
-    prompts: list[list[int]],
-    length: int,
-    length_param: str,
-    logprobs: int | None,
-    prompt_param: str = "prompt",
-    stop_ids: frozenset[int] | None = None,
+    engine: Engine, body: Body, base: Request, prompts: list[list[int]], each: int, names: Mapping[str, str]
 ) -> list[Request]:
-    """`n` requests a prompt, each with a seed of its own, checked. Raises ApiError naming the client's parameter."""
+    """`each` requests a prompt, with seeds of their own, checked. Raises ApiError naming the client's parameter."""
     seed = secrets.randbits(63) if body.seed is None else body.seed
-    defaults = Sampling()
+    given = {
+        "temperature": body.temperature,
+        "top_k": body.top_k,
+        "top_p": body.top_p,
+        "typical": body.typical_p,
+        "min_p": body.min_p,
+        "repetition": body.repetition_penalty,
+        "presence": body.presence_penalty,
+        "frequency": body.frequency_penalty,
+    }
     requests: list[Request] = []
     try:
+        sampling = Sampling(
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+            bias={int(token): value for token, value in (body.logit_bias or {}).items()},
+        )
+        base = replace(base, stop=body.stops, truncate=bool(body.truncate_prompt))
         for prompt in prompts:
-            for _ in range(body.n or 1):
-                sampling = Sampling(
-                    temperature=defaults.temperature if body.temperature is None else body.temperature,
-                    top_k=body.top_k,
-                    top_p=defaults.top_p if body.top_p is None else body.top_p,
-                    min_p=defaults.min_p if body.min_p is None else body.min_p,
-                    seed=seed + len(requests),
-                )
-                requests.append(Request(prompt, length, sampling, body.stops, stop_ids, logprobs))
-                engine.check(requests[-1])
+            request = replace(base, prompt=prompt, sampling=replace(sampling, seed=seed + len(requests)))
+            engine.check(request)
+            requests += request.choices(each)
     except ParameterError as error:
-        raise refuse(error, {"prompt": prompt_param, "max_tokens": length_param}.get(error.parameter)) from error
+        raise refuse(error, {**_NAMES, **names}.get(error.parameter)) from error
     return requests
 
 
@@ -149,9 +234,12 @@ async def respond(worker: Worker, http: HttpRequest, body: Body, plan: Plan) -> 
     """Generate what is planned. Raises ApiError 400, 429 or 503."""
     if len(plan.requests) > worker.capacity:
         message = f"{len(plan.requests)} answers in one call; this server has room for {worker.capacity}"
-        raise ApiError(400, message, "invalid_value", "n")
+        raise ApiError(400, message, "invalid_value", "n" if plan.each == plan.kept else "best_of")
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "'stream_options' needs 'stream' to be true", "invalid_value", "stream_options")
+    if body.truncate_prompt and body.stream and not body.usage:
+        message = "'truncate_prompt' is told in the usage; ask for it by 'stream_options': {\"include_usage\": true}"
+        raise ApiError(400, message, "invalid_value", "truncate_prompt")
     job = worker.submit(plan.requests)
     reply = _Reply(job, plan, body, f"{plan.wording.prefix}{uuid.uuid4().hex}", int(time.time()))
     if body.stream:
@@ -174,8 +262,14 @@ class _Reply:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.body.model, "choices": choices}
 
     def usage(self, generated: int) -> Json:
-        prompt = self.plan.prompt_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+        """Each prompt counts once, however many answers it gets."""
+        first = self.job.handles[:: self.plan.each]
+        prompt = sum(handle.prompt_length for handle in first)
+        details: Json = {"cached_tokens": sum(handle.cached for handle in first)}
+        if self.body.truncate_prompt:
+            details["truncated_tokens"] = sum(len(h.request.prompt) - h.prompt_length for h in first)
+        counts = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+        return {**counts, "prompt_tokens_details": details}
 
     async def whole(self, http: HttpRequest) -> Response:
         """Everything in one JSON, unless the client goes away first."""
@@ -192,7 +286,7 @@ class _Reply:
         async for _ in self.job.events():
             pass
         answers = [handle.answer() for handle in self.job.handles]
-        choices = [self.plan.wording.choice(index, answer) for index, answer in enumerate(answers)]
+        choices = [self.plan.wording.choice(index, answer) for index, answer in enumerate(self.plan.choices(answers))]
         body = self.envelope(self.plan.wording.whole_kind, choices)
         return body | {"usage": self.usage(sum(len(answer.ids) for answer in answers))}
 

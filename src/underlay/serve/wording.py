@@ -39,19 +39,36 @@ class CompletionWording:
 
     prefix, whole_kind, chunk_kind = "cmpl-", "text_completion", "text_completion"
 
-    def __init__(self, tokenizer: Tokenizer, echoes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        echoes: Sequence[str],
+        prompts: Sequence[Sequence[int]] | None = None,
+        logprobs: bool = True,
+    ) -> None:
+        """Take what each choice repeats of its prompt; `prompts`: its ids, where their log-probabilities are told too.
+
+        logprobs: whether those of the answer are told, where it has any.
+        """
         self._tokenizer = tokenizer
         self._echoes = echoes
+        self._prompts = prompts
+        self._shown = logprobs
         self._written: dict[int, int] = {}
 
     def first(self, index: int) -> Json | None:
-        """Repeat the prompt, where asked to."""
-        return _completion(index, self._echoes[index]) if self._echoes[index] else None
+        """Repeat the prompt, where asked to; what is told of its tokens is known only with the first of the answer."""
+        return _completion(index, self._echoes[index]) if self._echoes[index] and self._prompts is None else None
 
     def piece(self, index: int, event: TokenEvent) -> Json:
         """Some text, and the log-probability of its token."""
-        logprobs = None if event.logprob is None else self._logprobs(index, [event.logprob])
-        return _completion(index, event.text, logprobs)
+        logprobs, text = None, event.text
+        if event.logprob is not None:
+            before: Sequence[TokenLogprob] = ()
+            if self._prompts is not None and index not in self._written:
+                before, text = event.handle.prompt_logprobs, self._echoes[index] + text
+            logprobs = self._logprobs(index, [event.logprob], before)
+        return _completion(index, text, logprobs)
 
     def last(self, index: int, finish: str) -> Json:
         """The reason alone."""
@@ -59,21 +76,31 @@ class CompletionWording:
 
     def choice(self, index: int, answer: Answer) -> Json:
         """All of it."""
-        logprobs = None if answer.logprobs is None else self._logprobs(index, answer.logprobs)
+        logprobs = None
+        if answer.logprobs is not None and self._shown:
+            logprobs = self._logprobs(index, answer.logprobs, answer.prompt_logprobs or ())
         return _completion(index, self._echoes[index] + answer.text, logprobs, answer.finish)
 
-    def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json:
+    def _logprobs(self, index: int, entries: Sequence[TokenLogprob], before: Sequence[TokenLogprob]) -> Json:
+        """before: of the prompt's tokens from the second on; the first has nothing before it that could foretell it."""
+        told: list[TokenLogprob | int] = []
+        if self._prompts is not None and index not in self._written:
+            told += [self._prompts[index][0], *before]
+        told += entries
+        ids = [entry if isinstance(entry, int) else entry.id for entry in told]
         offsets = []
-        for entry in entries:
+        for token in ids:
             offsets.append(self._written.get(index, 0))
             # A character counts where its first byte is.
-            data = self._tokenizer.decode_bytes([entry.id])
+            data = self._tokenizer.decode_bytes([token])
             self._written[index] = offsets[-1] + sum(byte & 0xC0 != 0x80 for byte in data)
         name = self._tokenizer
         return {
-            "tokens": [token_name(name, entry.id) for entry in entries],
-            "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [{token_name(name, i): p for i, p in entry.top} for entry in entries],
+            "tokens": [token_name(name, token) for token in ids],
+            "token_logprobs": [None if isinstance(entry, int) else entry.logprob for entry in told],
+            "top_logprobs": [
+                None if isinstance(entry, int) else {token_name(name, i): p for i, p in entry.top} for entry in told
+            ],
             "text_offset": offsets,
         }
 

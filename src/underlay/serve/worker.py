@@ -43,6 +43,8 @@ class Job:
                 raise ApiError(500, "generation failed; the server's log tells more", "internal_error")
             if item[1].finish == "cancelled":
                 raise ApiError(503, "the server is shutting down", "shutting_down")
+            if item[1].finish == "failed":
+                raise ApiError(500, f"the answer failed: {item[1].handle.error}", "generation_failed")
             ended += item[1].finish is not None
             yield item
 
