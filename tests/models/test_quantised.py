@@ -88,7 +88,10 @@ def test_every_matrix_is_named_but_routers() -> None:
     assert len(names) == 2 * 7 + 1
     assert names[-1] == "head"
     experts = MistralConfig(vocabulary=50, width=32, depth=1, heads=2, experts=4, experts_chosen=2, context=8).build()
-    assert quantised_names(experts) == [*(f"blocks.0.attention.{n}" for n in ("query", "key", "value", "output")), "head"]
+    assert quantised_names(experts) == [
+        *(f"blocks.0.attention.{n}" for n in ("query", "key", "value", "output")),
+        "head",
+    ]
 
 
 @pytest.mark.parametrize("tied", [True, False])
