@@ -120,7 +120,7 @@ def test_all_three_parts_of_a_fused_matrix_share_what_comes_in(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"use_dora": True}, "lora_magnitude_vector|use_dora"),
+        ({"use_dora": True}, r"lora_magnitude_vector|use_dora"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"target_modules": ["embed_tokens"]}, "lora_embedding"),
@@ -194,7 +194,7 @@ def test_damaged_files_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="pickle"):
         load_adapter(folder, LLAMA.build())
     (folder / CONFIG).write_text("[" * 100_000, "utf-8")
-    with pytest.raises(UserError, match="nested|JSON"):
+    with pytest.raises(UserError, match=r"nested|JSON"):
         load_adapter(folder, LLAMA.build())
     (folder / CONFIG).unlink()
     with pytest.raises(UserError, match="adapter_config"):
