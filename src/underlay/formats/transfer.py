@@ -112,6 +112,10 @@ def export_model(artifact: Artifact, target: Path, form: Format, kind: str = "F1
     target.parent.mkdir(parents=True, exist_ok=True)
     done = gguf.export(target, gguf.KINDS[kind], facts, words, checkpoint.shapes, checkpoint.tensors())
     notes = list(done.warnings)
+    if isinstance(checkpoint, _Dequantised) and gguf.KINDS[kind].block > 1:
+        notes.append(
+            f"the model's weights are rounded already, and {kind} rounds them once more: its own blocks differ"
+        )
     if isinstance(config, EncoderConfig) and config.activation == "gelu":
         notes.append("llama.cpp approximates GELU: states differ by some tenths of a percent")
     if done.fallen_back:
