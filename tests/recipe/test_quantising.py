@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_steps import Silent
 from typer.testing import CliRunner, Result
 
@@ -56,11 +57,14 @@ def test_the_manifest_says_what_was_lost(world: tuple[Library, dict[str, Artifac
     # By an oracle of its own: the losses of both on all held-out rows, read from disk.
     rows = Rows(Dataset(made["pack"].folder, "heldout"), 192, 0)
     batch = rows.batch(0, min(128, rows.count))
-    nats = []
+    nats, logits = [], []
     for folder in (made["pretrain"].folder, artifact.folder):
         with torch.no_grad():
             loss = CausalLM(torch.float32)(load_decoder(folder), batch)
+            logits.append(load_decoder(folder)(batch.tokens).flatten(0, 1))
         nats.append(float(loss.sum / loss.count))
+    apart = F.kl_div(logits[1].log_softmax(-1), logits[0].softmax(-1), reduction="batchmean")
+    assert metrics["divergence"] == pytest.approx(float(apart), rel=0.01)
     assert metrics["before"]["nats_per_token"] == pytest.approx(nats[0], rel=1e-5)
     assert metrics["after"]["nats_per_token"] == pytest.approx(nats[1], rel=1e-5)
     assert metrics["perplexity_lost"] == pytest.approx(math.exp(nats[1] - nats[0]) - 1, abs=1e-4)

@@ -52,7 +52,7 @@ def quantise(
     with Display(console(stderr=json_)) as display:
         made = run_recipe(recipe, shelf, display)["quantise"]
     if json_:
-        kept = ("text", "before", "after", "perplexity_lost")
+        kept = ("text", "before", "after", "perplexity_lost", "divergence")
         print_json({"model": made.reference} | {key: made.manifest.metrics[key] for key in kept})
         return
     _show(made)
@@ -69,6 +69,8 @@ def _show(made: "Artifact") -> None:
     table.add_row("bits per byte", *(f"{side['bits_per_byte']:.4f}" for side in sides))
     table.add_row("perplexity", *(f"{side['perplexity']:.3f}" for side in sides))
     out.print(table)
+    lost, apart = f"{metrics['perplexity_lost']:+.2%}", f"{metrics['divergence']:.2g}"
     out.print(
-        f"Perplexity changed by {metrics['perplexity_lost']:+.2%} on held-out text of {metrics['text']}.", markup=False
+        f"Perplexity changed by {lost} on held-out text of {metrics['text']}; what is expected of a token, by {apart} nats.",
+        markup=False,
     )

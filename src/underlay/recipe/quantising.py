@@ -42,7 +42,8 @@ def quantise(job: Job) -> None:
     context = min(settings.context, model.config.context)
     before = _measured(model, tokenizer, folder, context, settings.heldout_rows)
     matrices = _matrices(model, settings, folder, context, job)
-    after = _measured(dequantised(model, matrices), tokenizer, folder, context, settings.heldout_rows)
+    rounded = dequantised(model, matrices)
+    after = _measured(rounded, tokenizer, folder, context, settings.heldout_rows)
     notes = Quantisation(
         bits=settings.bits,
         group=GROUP if settings.bits == 4 else None,
@@ -62,6 +63,7 @@ def quantise(job: Job) -> None:
         "before": {**before, "bytes": sizes[0]},
         "after": {**after, "bytes": sizes[1]},
         "perplexity_lost": after["perplexity"] / before["perplexity"] - 1,
+        "divergence": _divergence(model, rounded, folder, context, settings.heldout_rows),
     }
 
 
@@ -138,3 +140,18 @@ def _measured(model: Decoder, tokenizer: Tokenizer, folder: Path, context: int, 
         "perplexity": math.exp(nats),
         "bits_per_byte": found["heldout_bits_per_byte"],
     }
+
+
+@torch.no_grad()
+def _divergence(model: Decoder, rounded: Decoder, folder: Path, context: int, count: int) -> float:
+    """How far what a quantised model expects is from what the model does, in nats a token, on held-out rows.
+
+    The mean of KL(p || q) over all tokens. Perplexity can fall by chance where weights are shaken a little, above all of
+    a model that has not learned all it can; this cannot.
+    """
+    rows, total = Rows(Dataset(folder, "heldout"), context, seed=0), 0.0
+    count = min(count, rows.count)
+    for row in _rows(rows, count):
+        before, after = (one(torch.tensor([row])).log_softmax(-1)[0] for one in (model, rounded))
+        total += float((before.exp() * (before - after)).sum(-1).mean())
+    return total / count
