@@ -68,9 +68,7 @@ def _show(made: "Artifact") -> None:
     table.add_row("nats per token", *(f"{side['nats_per_token']:.4f}" for side in sides))
     table.add_row("bits per byte", *(f"{side['bits_per_byte']:.4f}" for side in sides))
     table.add_row("perplexity", *(f"{side['perplexity']:.3f}" for side in sides))
+    table.add_row("divergence, nats per token", "", f"{metrics['divergence']:.2g}")
     out.print(table)
-    lost, apart = f"{metrics['perplexity_lost']:+.2%}", f"{metrics['divergence']:.2g}"
-    out.print(
-        f"Perplexity changed by {lost} on held-out text of {metrics['text']}; what is expected of a token, by {apart} nats.",
-        markup=False,
-    )
+    lost = f"{metrics['perplexity_lost']:+.2%}"
+    out.print(f"Perplexity changed by {lost} on held-out text of {metrics['text']}.", markup=False)
