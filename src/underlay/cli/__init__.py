@@ -13,7 +13,22 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from underlay import __version__
-from underlay.cli import card, curate, data, doctor, embed, fill, generate, library, plan, run, serve, trace, transfer
+from underlay.cli import (
+    card,
+    curate,
+    data,
+    doctor,
+    embed,
+    fill,
+    generate,
+    library,
+    plan,
+    quantise,
+    run,
+    serve,
+    trace,
+    transfer,
+)
 from underlay.errors import MachineError, UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -66,7 +81,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, curate, card, data, generate, fill, embed, trace, serve, doctor, plan):
+for module in (run, curate, card, data, quantise, generate, fill, embed, trace, serve, doctor, plan):
     module.register(app)
 transfer.register(library.app)
 app.add_typer(library.app, name="library")

@@ -125,4 +125,6 @@ def headline(artifact: Artifact) -> str:
         parts.append(f"loss {metrics['loss']:.3f}{heldout}, {metrics['tokens_per_second']:,.0f} tokens/s")
     if "heldout_bits_per_byte" in metrics and artifact.manifest.verb == "evaluate":
         parts.append(f"{metrics['heldout_bits_per_byte']:.3f} bits per byte (xz {metrics['xz_bits_per_byte']:.3f})")
+    if "perplexity_lost" in metrics:
+        parts.append(f"{amount(metrics['after']['bytes'], 'B')}, perplexity {metrics['perplexity_lost']:+.2%}")
     return ", ".join(parts)

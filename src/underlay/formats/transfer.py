@@ -3,10 +3,13 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
 
 from underlay.errors import UserError
 from underlay.formats import gguf, hf
@@ -18,7 +21,8 @@ from underlay.library.manifest import digest, file_digest
 from underlay.library.store import Made
 from underlay.models.config import TextConfig
 from underlay.models.encoder import EncoderConfig
-from underlay.models.storage import WEIGHTS, load_config, save_config, write_tensors
+from underlay.models.quantised_storage import read_notes
+from underlay.models.storage import WEIGHTS, load_config, load_model, save_config, write_tensors
 from underlay.progress import Progress, silent
 from underlay.text import Special, Tokenizer
 from underlay.text.files import CONFIG as TOKENIZER_CONFIG
@@ -98,7 +102,7 @@ def export_model(artifact: Artifact, target: Path, form: Format, kind: str = "F1
     target = target.absolute()
     _check_target(target, form, force)
     config, tokenizer = load_config(artifact.folder), Tokenizer.load(artifact.folder)
-    checkpoint = Checkpoint.open(artifact.folder / WEIGHTS)
+    checkpoint = _weights(artifact.folder)
     if form == "hf":
         return _export_folder(config, tokenizer, checkpoint, target, _card(artifact))
     if kind not in gguf.KINDS:
@@ -108,6 +112,10 @@ def export_model(artifact: Artifact, target: Path, form: Format, kind: str = "F1
     target.parent.mkdir(parents=True, exist_ok=True)
     done = gguf.export(target, gguf.KINDS[kind], facts, words, checkpoint.shapes, checkpoint.tensors())
     notes = list(done.warnings)
+    if isinstance(checkpoint, _Dequantised) and gguf.KINDS[kind].block > 1:
+        notes.append(
+            f"the model's weights are rounded already, and {kind} rounds them once more: its own blocks differ"
+        )
     if isinstance(config, EncoderConfig) and config.activation == "gelu":
         notes.append("llama.cpp approximates GELU: states differ by some tenths of a percent")
     if done.fallen_back:
@@ -115,6 +123,44 @@ def export_model(artifact: Artifact, target: Path, form: Format, kind: str = "F1
     if done.left_out:
         notes.append(f"llama.cpp has no use for {', '.join(done.left_out)}: left out")
     return Written(target, done.size, tuple(notes))
+
+
+class _Weights(Protocol):
+    """Tensors by our names, as a `Checkpoint` has them."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def dtypes(self) -> Mapping[str, torch.dtype]: ...
+    def tensors(self) -> Iterator[tuple[str, Tensor]]: ...
+    def tensor(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Dequantised:
+    """What the quantised weights of a model stand for."""
+
+    state: Mapping[str, Tensor]
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+
+    @property
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        return {name: tensor.dtype for name, tensor in self.state.items()}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.state.items()
+
+    def tensor(self, name: str) -> Tensor:
+        return self.state[name]
+
+
+def _weights(folder: Path) -> _Weights:
+    if read_notes(folder) is None:
+        return Checkpoint.open(folder / WEIGHTS)
+    return _Dequantised(load_model(folder).state_dict())
 
 
 def _check_target(target: Path, form: Format, force: bool) -> None:
@@ -136,9 +182,7 @@ def _check_target(target: Path, form: Format, force: bool) -> None:
         raise UserError(f"{target}: holds {other[0]}, which no export wrote; --force replaces exported models only")
 
 
-def _export_folder(
-    config: TextConfig, tokenizer: Tokenizer, checkpoint: Checkpoint, target: Path, card: str
-) -> Written:
+def _export_folder(config: TextConfig, tokenizer: Tokenizer, checkpoint: _Weights, target: Path, card: str) -> Written:
     values, rows = hf.outgoing(config, tokenizer.special(Special.PAD) if tokenizer.has(Special.PAD) else None)
     roles = {"bos_token_id": Special.BOS, "eos_token_id": Special.EOS, "pad_token_id": Special.PAD}
     values |= {key: tokenizer.special(role) for key, role in roles.items() if tokenizer.has(role)}

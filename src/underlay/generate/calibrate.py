@@ -13,7 +13,7 @@ Matrices are taken in the order they are used, each with what comes in once all 
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +59,9 @@ def calibrate(
         for group in _groups(block, index, rows[0], list(name_of)):
             hessian = sum_of_squares(_inputs(block, index, rows, group[0]))
             for module in group:
-                found[name_of[module]] = made = gptq(module.weight, hessian, bits)
-                module.weight.copy_(made.dequantise())
+                name = name_of[module]
+                found[name] = gptq(matrix(rounded, name), hessian, bits)
+                matrix(rounded, name).copy_(found[name].dequantise())
                 progress(len(found), len(names))
         for row in rows:
             row.state = row.through(block, index)
@@ -138,39 +139,40 @@ def _rows(model: Decoder, texts: Sequence[Tensor]) -> list[_Row]:
     rows: list[_Row] = []
     beside: dict[int, Sequence[tuple[Any, ...]]] = {}  # the same for texts of one length
     for tokens in texts:
-        calls: list[tuple[Any, ...]] = []
-        with _watching(model.blocks, lambda _, given, calls=calls: calls.append(given)):
+        with _watching(model.blocks) as calls:
             model.hidden(tokens)
-        rows.append(_Row(calls[0][0], beside.setdefault(tokens.shape[1], [given[1:] for given in calls])))
+        first, others = calls[0][1][0], [given[1:] for _, given in calls]
+        rows.append(_Row(first, beside.setdefault(tokens.shape[1], others)))
     return rows
 
 
 def _groups(block: nn.Module, index: int, row: _Row, modules: Sequence[nn.Module]) -> list[list[nn.Module]]:
     """A block's matrices in the order they are used, those together that are given the same."""
-    calls: list[tuple[nn.Module, Tensor]] = []
-    with _watching(modules, lambda module, given: calls.append((module, given[0]))):
+    with _watching(modules) as calls:
         row.through(block, index)
     groups: dict[int, list[nn.Module]] = {}
     for module, given in calls:
-        groups.setdefault(id(given), []).append(module)
+        groups.setdefault(id(given[0]), []).append(module)
     return list(groups.values())
 
 
 def _inputs(block: nn.Module, index: int, rows: Sequence[_Row], module: nn.Module) -> Iterator[Tensor]:
     """What comes into a matrix of a block, row by row: (1, time, inputs)."""
     for row in rows:
-        calls: list[Tensor] = []
-        with _watching([module], lambda _, given, calls=calls: calls.append(given[0])):
+        with _watching([module]) as calls:
             row.through(block, index)
-        yield from calls
+        yield from (given[0] for _, given in calls)
 
 
 @contextmanager
-def _watching(modules: Iterable[nn.Module], note: Callable[[nn.Module, tuple[Any, ...]], None]) -> Iterator[None]:
-    """Have `note` called with each module and what it is given, before it works."""
-    handles = [module.register_forward_pre_hook(note) for module in modules]
+def _watching(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, tuple[Any, ...]]]]:
+    """A list of the calls of modules, as they come: which module, and what it is given."""
+    calls: list[tuple[nn.Module, tuple[Any, ...]]] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, given: calls.append((module, given))) for module in modules
+    ]
     try:
-        yield
+        yield calls
     finally:
         for handle in handles:
             handle.remove()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from underlay.errors import UserError
 from underlay.models.decoder import Decoder
@@ -134,10 +134,8 @@ def quantised_names(model: Decoder) -> list[str]:
     return [*(f"blocks.{name}" for name in inner), HEAD]
 
 
-def matrix(model: Decoder, name: str) -> nn.Parameter:
-    """The weight (outputs, inputs) of a matrix that `quantised_names` names."""
+def matrix(model: Decoder, name: str) -> Tensor:
+    """The weight (outputs, inputs) of a matrix that `quantised_names` names: the parameter itself."""
     if name == HEAD and model.head is None:
         return model.embedding.weight
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, nn.Parameter)
-    return weight
+    return model.get_parameter(f"{name}.weight")

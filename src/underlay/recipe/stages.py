@@ -188,6 +188,34 @@ class AdaptStage(Stage):
     """How it is trained."""
 
 
+class QuantiseStage(Stage):
+    """Round a model's matrices to 8 or 4 bits, and measure what that loses on held-out text."""
+
+    verb: Literal["quantise"] = "quantise"
+    model: str
+    """The model to quantise: one that writes on."""
+    bits: Literal[8, 4] = 8
+    """Of a weight: 8 with a scale for each row of a matrix, 4 with one for each 32 weights."""
+    method: Literal["gptq", "nearest"] = "gptq"
+    """`gptq`: the rounding that changes least on real text (arXiv:2210.17323); `nearest`: each weight by itself."""
+    dataset: str | None = None
+    """What to calibrate on, and to measure on by what was held out; by default what the model was trained on."""
+    corpus: str | None = None
+    """The same, for models that no dataset here belongs to; a tenth of its documents is measured on."""
+    rows: int = Field(default=128, gt=0)
+    """Rows of text that are read for calibration."""
+    context: int = Field(default=512, gt=1)
+    """Tokens in a row, or as many as the model's context holds."""
+    heldout_rows: int = Field(default=128, gt=0)
+    """Held-out rows to measure on, before and after; fewer where there are not so many."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.dataset is not None and self.corpus is not None:
+            raise ValueError("set either dataset or corpus")
+        return self
+
+
 class EvaluateStage(Stage):
     """Measure a base model, and what was adapted from it, on held-out documents."""
 
@@ -245,6 +273,7 @@ AnyStage = Annotated[
     | PackStage
     | PretrainStage
     | AdaptStage
+    | QuantiseStage
     | EvaluateStage
     | TraceStage
     | ReportStage,

@@ -24,6 +24,7 @@ from underlay.models.storage import load_decoder
 from underlay.recipe import stages
 from underlay.recipe.carding import make_card
 from underlay.recipe.job import Job, Verb
+from underlay.recipe.quantising import quantise
 from underlay.recipe.report import make_report
 from underlay.recipe.training import adapt, pretrain
 from underlay.text import Tokenizer, train_tokenizer
@@ -216,6 +217,7 @@ VERBS: Mapping[str, Verb] = {
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
     "adapt": Verb("model", {"model": "model", "corpus": "corpus", "extend": "model"}, adapt, seeded=True, trains=True),
+    "quantise": Verb("model", {"model": "model", "dataset": "dataset", "corpus": "corpus"}, quantise, seeded=True),
     "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),
     "report": Verb(
