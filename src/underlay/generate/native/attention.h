@@ -14,7 +14,7 @@ constexpr int BLOCK = 16;                // places of a block
 
 struct Cache {
     Kind kind;                           // not INT4
-    int heads, channels;                 // of keys and values; channels in multiples of 16
+    int heads, real, channels;           // of keys and values; channels is `real` in multiples of 16
     size_t part() const { return (size_t)channels * BLOCK * (kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1); }
     // Of one head: keys, values, and for int8 the scales of both.
     size_t head_bytes() const { return 2 * part() + (kind == INT8 ? 2 * BLOCK * 4 : 0); }
@@ -42,9 +42,9 @@ inline float quantise_int8(const float* x, int count, int8_t* to, size_t stride)
     return scale;
 }
 
-// Keep the key and value, `real` channels each, of a place.
-inline void keep(const Seen& seen, int place, const float* key, const float* value, int real) {
-    int block = place / BLOCK, at = place % BLOCK, channels = seen.cache.channels;
+// Keep the key and value of a place.
+inline void keep(const Seen& seen, int place, const float* key, const float* value) {
+    int block = place / BLOCK, at = place % BLOCK, channels = seen.cache.channels, real = seen.cache.real;
     char *k = seen.keys(block), *v = seen.values(block);
     switch (seen.cache.kind) {
     case FLOAT32:
@@ -53,6 +53,7 @@ inline void keep(const Seen& seen, int place, const float* key, const float* val
         break;
     case BFLOAT16:
         for (int c = 0; c < real; c++) ((uint16_t*)k)[(c / 2 * BLOCK + at) * 2 + c % 2] = to_bfloat16(key[c]);
+        if (real % 2) ((uint16_t*)k)[(real / 2 * BLOCK + at) * 2 + 1] = 0;
         for (int c = 0; c < real; c++) ((uint16_t*)v)[(at / 2 * channels + c) * 2 + at % 2] = to_bfloat16(value[c]);
         break;
     default:
@@ -68,7 +69,7 @@ INLINE void meet(const Seen& seen, int block, const float* query, size_t stride,
     const char* keys[P];
     UNROLL for (int p = 0; p < P; p++) keys[p] = seen.keys(block + p);
     constexpr int STEP = K == BFLOAT16 ? 2 : 1;
-    for (int c = 0; c < seen.cache.channels; c += STEP)
+    for (int c = 0; c < seen.cache.real; c += STEP)
         UNROLL for (int half = 0; half < STEP; half++)
             UNROLL for (int p = 0; p < P; p++) {
                 F w[PARTS];

@@ -72,7 +72,7 @@ struct Model {
 
     explicit Model(const Shape& given)
         : shape(given), layers(given.depth),
-          cache{(Kind)given.cache, given.kv_heads, (int)round_up(given.head_dim, PANEL)}, pool(given.threads) {
+          cache{(Kind)given.cache, given.kv_heads, given.head_dim, (int)round_up(given.head_dim, PANEL)}, pool(given.threads) {
         block_bytes = round_up(cache.layer_bytes() * given.depth, 64);
     }
     Matrix& matrix(int slot) { return slot == shape.depth * SLOTS ? head : layers[slot / SLOTS].matrices[slot % SLOTS]; }

@@ -21,7 +21,7 @@ from torch import Tensor
 from underlay.errors import UserError
 from underlay.generate.adapters import Adapter
 from underlay.generate.native import build
-from underlay.generate.native.describe import HEAD, Step, matrices, norms, ropes, settings, shape, unsupported
+from underlay.generate.native.describe import HEAD, MATRICES, Step, matrices, norms, ropes, settings, shape, unsupported
 from underlay.generate.runner import BLOCK, Work
 from underlay.models import Decoder
 from underlay.models.parts import LayerNorm, Linear, RMSNorm
@@ -116,8 +116,8 @@ class NativeRunner:
         if len(works) > 1:
             found = torch.empty(sum(work.wanted for work in works))
             self._step(works, pool, found, list(chain.from_iterable(sequences[index][1:] for index in batch)))
-            for index, part in zip(batch, found.split([work.wanted for work in works]), strict=True):
-                results[index].copy_(part)
+            for index, scores in zip(batch, torch.split(found, [work.wanted for work in works]), strict=True):
+                results[index].copy_(scores)
             return
         (work,), (index,) = works, batch
         for start in range(0, work.wanted, ROWS):
@@ -188,10 +188,9 @@ class NativeRunner:
             norm = part.module
             assert isinstance(norm, RMSNorm | LayerNorm)
             if isinstance(norm, RMSNorm):
-                weight, bias = _float32(norm.weight + norm.offset), None
+                kind, weight, bias = 1, _maybe(norm.weight + norm.offset), None
             else:
-                weight, bias = _maybe(norm.weight), _maybe(norm.bias)
-            kind = 1 if isinstance(norm, RMSNorm) else 2
+                kind, weight, bias = 2, _maybe(norm.weight), _maybe(norm.bias)
             library.underlay_norm(native, part.slot, kind, norm.width, norm.eps, _at(weight), _at(bias))
         places = torch.arange(config.context)[None]
         for rope in ropes(model):
@@ -199,13 +198,13 @@ class NativeRunner:
             library.underlay_rotation(native, _at(cos), _at(sin))
         rows = _float32(model.embedding.weight)
         positions = None if model.positions is None else _float32(model.positions.weight)
-        kind = KINDS["float32" if self.precision == "float32" else "bfloat16"]
-        library.underlay_embedding(native, kind, _at(rows), _at(positions))
+        kept = KINDS["float32" if self.precision == "float32" else "bfloat16"]
+        library.underlay_embedding(native, kept, _at(rows), _at(positions))
         for part in matrices(model):
             assert isinstance(part.module, Linear)
             self._load_matrix(part.slot, part.module.weight, part.module.bias, quantised.get(part.name))
         head = model.embedding.weight if model.head is None else model.head.weight
-        self._load_matrix(config.depth * 7, head, None, quantised.get(HEAD))
+        self._load_matrix(config.depth * len(MATRICES), head, None, quantised.get(HEAD))
 
     def _load_matrix(self, slot: int, weight: Tensor, bias: Tensor | None, known: QuantisedMatrix | None) -> None:
         outputs, inputs = weight.shape
@@ -215,7 +214,7 @@ class NativeRunner:
             matrix = round_to_nearest(weight, bits) if known is None else known
             assert matrix.values.shape == weight.shape, "the matrix that was quantised"
             values, scales, kind = matrix.values.contiguous(), _float32(matrix.scales), KINDS[f"int{matrix.bits}"]
-        shift = None if bias is None else _float32(bias)
+        shift = _maybe(bias)
         self._library.underlay_matrix(self._native, slot, kind, outputs, inputs, _at(values), _at(scales), _at(shift))
 
 

@@ -361,7 +361,7 @@ class Step {
         polish(layer, layer.norms[OF_QUERY], query, group, place);
         polish(layer, layer.norms[OF_KEY], key, 1, place);
         if (layer.settings.clip > 0) cut(value, size, layer.settings.clip);
-        keep(seen(row, index, kv_head), place, key, value, size);
+        keep(seen(row, index, kv_head), place, key, value);
     }
 
     static void cut(float* x, int size, float clip) {

@@ -1,0 +1,112 @@
+"""Small models of every family, in sizes that fill no vector, and what runs them plainly."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from underlay.generate.native import NativeRunner, NoLibrary, library
+from underlay.generate.runner import BLOCK, Work
+from underlay.models import Decoder, LlamaConfig
+from underlay.models.decoder import DecoderConfig
+from underlay.models.gemma import GemmaConfig
+from underlay.models.gpt2 import GPT2Config
+from underlay.models.mistral import MistralConfig
+from underlay.models.olmo import OLMoConfig
+from underlay.models.parts import RopeScaling
+from underlay.models.qwen import QwenConfig
+
+VOCABULARY, CONTEXT = 300, 100
+SIZES = {
+    "vocabulary": VOCABULARY,
+    "width": 72,
+    "depth": 2,
+    "heads": 6,
+    "kv_heads": 2,
+    "head_dim": 20,
+    "hidden": 100,
+    "context": CONTEXT,
+}
+PLAIN = {"vocabulary": VOCABULARY, "width": 75, "depth": 2, "heads": 5, "hidden": 90, "context": CONTEXT}
+YARN = RopeScaling(kind="yarn", factor=4, original_context=32)
+LLAMA3 = RopeScaling(kind="llama3", factor=8, original_context=16)
+
+FAMILIES: dict[str, DecoderConfig] = {
+    "llama": LlamaConfig(**SIZES),
+    "llama with biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, tied=False, position_free_every=2),
+    "llama stretched": LlamaConfig(**SIZES, rope_scaling=LLAMA3),
+    "llama of whole vectors": LlamaConfig(vocabulary=512, width=64, depth=2, heads=4, hidden=160, context=CONTEXT),
+    "gpt2": GPT2Config(**PLAIN),
+    "gpt2 with gelu": GPT2Config(**PLAIN, activation="gelu", scale_by_layer=True),
+    "gpt2 with relu2": GPT2Config(**PLAIN, activation="relu2", tied=False),
+    "gpt2 with relu": GPT2Config(**PLAIN, activation="relu"),
+    "mistral": MistralConfig(**SIZES, sliding_window=16),
+    "qwen2": QwenConfig(**SIZES, family="qwen2"),
+    "qwen3": QwenConfig(**SIZES, family="qwen3", sliding_window=20, full_layers=(0,), attention_bias=True),
+    "olmo": OLMoConfig(**SIZES, family="olmo", clip=0.5),
+    "olmo2": OLMoConfig(**SIZES, family="olmo2"),
+    "olmo3": OLMoConfig(**SIZES, family="olmo3", sliding_window=17, full_layers=(1,), rope_scaling=YARN),
+    "gemma": GemmaConfig(**SIZES, family="gemma"),
+    "gemma2": GemmaConfig(
+        **SIZES,
+        family="gemma2",
+        sliding_window=9,
+        full_layers=(0,),
+        score_softcap=5.0,
+        logit_softcap=4.0,
+        query_scale=30.0,
+    ),
+    "gemma3": GemmaConfig(**SIZES, family="gemma3", sliding_window=33, full_layers=(1,)),
+}
+
+
+def missing() -> str | None:
+    """Why there is no library here."""
+    try:
+        library()
+    except NoLibrary as error:
+        return str(error)
+    return None
+
+
+def build(config: DecoderConfig, seed: int = 0) -> Decoder:
+    """Random weights, peaked enough for every part to count."""
+    torch.manual_seed(seed)
+    model = config.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def tokens(length: int, seed: int = 0) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCABULARY, (length,), generator=generator).tolist()
+
+
+def forward(model: Decoder, ids: Sequence[int]) -> Tensor:
+    """The model's own logits (time, vocabulary)."""
+    with torch.inference_mode():
+        return model(torch.tensor([list(ids)]))[0]
+
+
+def blocks_for(length: int, first: int = 0) -> list[int]:
+    return list(range(first, first + -(-length // BLOCK)))
+
+
+def read(runner: NativeRunner, ids: Sequence[int], blocks: Sequence[int] | None = None, chunk: int = 10**6) -> Tensor:
+    """Logits (time, vocabulary) of a text, read alone, in chunks."""
+    blocks = blocks_for(len(ids)) if blocks is None else blocks
+    parts = []
+    for start in range(0, len(ids), chunk):
+        piece = ids[start : start + chunk]
+        parts.append(runner.run([Work(piece, start, blocks, len(piece))]))
+    return torch.cat(parts)
+
+
+def likelihoods(logits: Tensor, ids: Sequence[int]) -> Tensor:
+    """Log-probabilities of tokens 1 to n - 1."""
+    return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(list(ids[1:]))[:, None])[:, 0]
