@@ -8,7 +8,7 @@ sequence and answers are moved forward together, in whatever shape comes.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
