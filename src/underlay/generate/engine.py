@@ -11,6 +11,8 @@ both runners for a CPU promise.
 
 from collections.abc import Mapping, Sequence
 from itertools import count
+from pathlib import Path as FolderPath
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from underlay.generate.blocks import BlockPool
 from underlay.generate.grammar import GrammarCompiler
 from underlay.generate.path import Cache, Path, Precision, choose_runner, room_for
 from underlay.generate.request import Answer, ContextLengthError, ParameterError, Request, TokenLogprob
-from underlay.generate.runner import BLOCK, Runner
+from underlay.generate.runner import Runner
 from underlay.generate.sampler import Sampler, choose, log_probabilities
 from underlay.generate.scheduler import Scheduler, Share, blocks_for, rows
 from underlay.generate.score import score
@@ -30,6 +32,7 @@ from underlay.generate.speculate import Guesser, room
 from underlay.generate.threads import one_thread
 from underlay.models import Decoder
 from underlay.models.quantised import QuantisedMatrix
+from underlay.models.storage import load_decoder, load_quantised
 from underlay.progress import Progress, silent
 from underlay.text import Tokenizer
 
@@ -87,6 +90,23 @@ class Engine:
         self._guesser, self._guesses = guesser, guesses
         self._grammars = GrammarCompiler(tokenizer, config.vocabulary)
         self._adapters: dict[str, Adapter] = {}
+
+    @classmethod
+    def load(cls, folder: FolderPath, slots: int = 8, precision: Precision | None = None, **settings: Any) -> "Engine":
+        """The engine of a model's folder; the other settings are those of the constructor.
+
+        precision: by default what a quantised model has, else bfloat16. Raises UserError where the folder holds no
+        decoder with a tokenizer, or one of fewer bits than are asked for.
+        """
+        quantised = load_quantised(folder)
+        own: Precision = "bfloat16" if quantised is None else _precision(quantised)
+        if quantised is not None and precision not in (None, own):
+            raise UserError(
+                f"precision: the model is {own} already, and cannot be {precision}; take the model it is of"
+            )
+        return cls(
+            load_decoder(folder), Tokenizer.load(folder), slots, precision or own, quantised=quantised, **settings
+        )
 
     @property
     def running(self) -> int:
@@ -278,4 +298,6 @@ class Engine:
         handle.prompt_logprobs += told[len(handle.prompt_logprobs) - first :]
 
 
-__all__ = ["BLOCK", "Engine", "Handle", "TokenEvent"]
+def _precision(quantised: Mapping[str, QuantisedMatrix]) -> Precision:
+    """A model of four bits may have matrices of eight, which did not fit."""
+    return "int4" if any(matrix.bits == 4 for matrix in quantised.values()) else "int8"
