@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -83,6 +84,27 @@ def test_generate_continues_and_repeats(library: Path) -> None:
     assert result["prompt"] + result["text"] == first.stdout.removesuffix("\n")
     assert result["tokens"]["completion"] == 12
     assert result["trace"]["text"] == result["prompt"] + result["text"]
+
+
+def test_generate_holds_answers_to_a_form(library: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["red", "green"]}')
+    for options, allowed in (
+        (("--json-schema", str(schema)), {'"red"', '"green"'}),
+        (("--choice", "fox", "--choice", "dog"), {"fox", "dog"}),
+        (("--regex", "[01]{3}", "--presence", "1", "--frequency", "0.5", "--repetition", "1.2"), None),
+    ):
+        result = underlay("generate", "model:small", "x = ", "--n", "2", *options, "--json", library=library)
+        answers = json.loads(result.stdout)["answers"]
+        assert len(answers) == 2
+        for answer in answers:
+            assert answer["text"] in allowed if allowed else re.fullmatch("[01]{3}", answer["text"])
+    shown = underlay("generate", "model:small", "x = ", "--n", "2", "--choice", "fox", library=library).stdout
+    assert shown == "--- 1\nx = fox\n--- 2\nx = fox\n"
+    wrong("constraint", "generate", "model:small", "x", "--regex", "(a", library=library)
+    wrong("constraint", "generate", "model:small", "x", "--regex", "a", "--choice", "b", library=library)
+    wrong("cannot be read", "generate", "model:small", "x", "--json-schema", str(tmp_path / "none"), library=library)
+    wrong("--trace", "generate", "model:small", "x", "--n", "2", "--trace", library=library)
 
 
 def test_generate_reads_standard_input(library: Path) -> None:

@@ -82,15 +82,15 @@ def test_a_defect_of_the_engine_ends_no_more_than_what_is_under_way(
     start_live: Any, engine_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_of()
-    decode = engine._decode
+    run = engine.runner.run
 
-    def broken() -> Any:
-        engine._decode = decode
+    def broken(_: Any) -> Any:
+        engine.runner.run = run
         raise RuntimeError("secret at 0x7f00deadbeef")
 
     with start_live(create_app(engine, "tiny")) as server:
         for stream in (False, True):
-            engine._decode = broken
+            engine.runner.run = broken
             body = {"model": "tiny", "prompt": "The", "max_tokens": 3, "stream": stream}
             response = httpx.post(f"{server.url}/v1/completions", json=body)
             assert response.status_code == (200 if stream else 500)

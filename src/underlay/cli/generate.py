@@ -21,7 +21,7 @@ from underlay.cli.spans import sources_of, with_spans
 from underlay.errors import UserError
 
 if TYPE_CHECKING:
-    from underlay.generate import Answer, Engine, Request
+    from underlay.generate import Answer, Constraint, Engine, Request
 
 Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest answer; by default up to 256, or what the context holds.")]
@@ -32,6 +32,10 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 _DEFAULT_LENGTH = 256
 _LEAST_ROOM = 64
 """Tokens that a conversation leaves for the next answer."""
+
+
+_CHOICE = "How tokens are chosen"
+_FORM = "What the answer must look like"
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +55,36 @@ def generate(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    min_p: Annotated[
+        float,
+        typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.", rich_help_panel=_CHOICE),
+    ] = 0.0,
+    typical: Annotated[
+        float,
+        typer.Option(help="Keep the most typical tokens that make up this much probability.", rich_help_panel=_CHOICE),
+    ] = 1.0,
+    repetition: Annotated[
+        float, typer.Option(help="Above 1: tokens of prompt or answer come again less often.", rich_help_panel=_CHOICE)
+    ] = 1.0,
+    presence: Annotated[
+        float, typer.Option(help="Taken from the logit of each token that came already.", rich_help_panel=_CHOICE)
+    ] = 0.0,
+    frequency: Annotated[
+        float, typer.Option(help="The same, once for each time that it came.", rich_help_panel=_CHOICE)
+    ] = 0.0,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(
+            help="The answer is JSON that fits the schema in this file.", rich_help_panel=_FORM, metavar="FILE"
+        ),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="The whole answer matches this expression.", rich_help_panel=_FORM)
+    ] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="The answer is one of these; repeat it.", rich_help_panel=_FORM)
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="So many answers, with seeds one apart.", min=1, max=64)] = 1,
     trace: Annotated[
         bool, typer.Option("--trace", help="Mark what stands word for word in the training data.")
     ] = False,
@@ -61,15 +95,31 @@ def generate(
     from underlay.generate import Request, Sampling
     from underlay.trace.tracer import Tracer
 
+    if trace and n > 1:
+        raise UserError("--trace follows one answer; leave out --n")
+    constraint = _constraint(json_schema, regex, choice)
     shelf = open_library(library)
     artifact = shelf.find(model, "model")
     tracer = Tracer.of_model(shelf, artifact) if trace else None
     engine = _engine(artifact.folder)
     text = read_argument(prompt)
     ids = engine.tokenizer.prompt(text)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    request = Request(ids, room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()))
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        typical=typical,
+        min_p=min_p,
+        repetition=repetition,
+        presence=presence,
+        frequency=frequency,
+        seed=seed,
+    )
+    request = Request(ids, room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()), constraint=constraint)
     engine.check(request)
+    if n > 1:
+        _several(engine, request, n, text, artifact.reference, json_)
+        return
     if not json_ and not tracer:
         sys.stdout.write(text)
     answer = _stream(engine, request, show=not json_ and not tracer)
@@ -83,6 +133,38 @@ def generate(
         for line in (with_spans(traced["text"], traced["spans"]), *sources_of(traced, len(text.encode()))):
             out.print(line)
         out.print(traced["caveat"], style="dim", markup=False)
+
+
+def _constraint(json_schema: Path | None, regex: str | None, choices: list[str] | None) -> "Constraint | None":
+    from underlay.generate import Constraint
+
+    if json_schema is None and regex is None and not choices:
+        return None
+    schema = None
+    if json_schema is not None:
+        try:
+            schema = json_schema.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--json-schema: {json_schema} cannot be read: {error}") from error
+    return Constraint(json_schema=schema, regex=regex, choices=tuple(choices) if choices else None)
+
+
+def _several(engine: "Engine", request: "Request", count: int, text: str, model: str, as_json: bool) -> None:
+    """Write several answers to one prompt, one after the other."""
+    answers = engine.generate(request.choices(count))
+    for answer in answers:
+        _complain(answer)
+    if as_json:
+        told = [{"text": a.text, "finish": a.finish, "tokens": len(a.ids)} for a in answers]
+        print_json({"model": model, "prompt": text, "prompt_tokens": answers[0].prompt_tokens, "answers": told})
+        return
+    for number, answer in enumerate(answers, 1):
+        sys.stdout.write(f"--- {number}\n{text}{answer.text}\n")
+
+
+def _complain(answer: "Answer") -> None:
+    if answer.finish == "failed":
+        raise UserError(f"the answer failed: {answer.error}")
 
 
 def chat(
@@ -163,6 +245,7 @@ def _stream(engine: "Engine", request: "Request", show: bool) -> "Answer":
             finished = event.finish is not None
     if show:
         sys.stdout.write("\n")
+    _complain(handle.answer())
     return handle.answer()
 
 
