@@ -21,10 +21,10 @@ from underlay.errors import UserError
 from underlay.generate.adapters import Adapter
 from underlay.generate.blocks import BlockPool
 from underlay.generate.grammar import GrammarCompiler
-from underlay.generate.path import Cache, Path, Precision, choose_runner, room_for
+from underlay.generate.path import Cache, Path, Precision, choose_runner, choosers, room_for
 from underlay.generate.request import Answer, ContextLengthError, ParameterError, Request, TokenLogprob
 from underlay.generate.runner import Runner
-from underlay.generate.sampler import Sampler, choose, log_probabilities
+from underlay.generate.sampler import Sampler, choose
 from underlay.generate.scheduler import Scheduler, Share, blocks_for, rows
 from underlay.generate.score import score
 from underlay.generate.sequence import Handle, TokenEvent
@@ -84,6 +84,7 @@ class Engine:
         """How many requests are answered at once."""
         self._vocabulary = config.vocabulary
         self.runner = runner or choose_runner(model, precision, cache, path, threads, quantised)
+        self._draw, self._tell = choosers(self.runner)
         blocks = room_for(self.runner.block_bytes, blocks_for(self.context), slots, memory)
         self.runner.reserve(blocks)
         self.scheduler = Scheduler(BlockPool(blocks), slots, step_tokens)
@@ -267,7 +268,7 @@ class Engine:
         raise AssertionError
 
     def _choose(self, handles: Sequence[Handle], logits: Tensor) -> list[tuple[int | None, TokenLogprob | None]]:
-        chosen = choose(logits, [handle.sampler for handle in handles])
+        chosen = choose(logits, [handle.sampler for handle in handles], self._draw)
         told: dict[int, TokenLogprob] = {}
         wanted = [
             (index, token, handle.request.logprobs)
@@ -276,7 +277,7 @@ class Engine:
         ]
         if wanted:
             which, tokens, counts = zip(*wanted, strict=True)
-            told = dict(zip(which, log_probabilities(logits[list(which)], tokens, counts), strict=True))
+            told = dict(zip(which, self._tell(logits[list(which)], tokens, counts), strict=True))
         return [(token, told.get(index)) for index, token in enumerate(chosen)]
 
     def _take(self, handle: Handle, token: int | None, logprob: TokenLogprob | None) -> TokenEvent:
@@ -294,7 +295,7 @@ class Engine:
             return
         first = handle.read - share.count  # the place that the first row was read at
         targets = handle.tokens[first + 1 : min(handle.read + 1, handle.prompt_length)]
-        told = log_probabilities(logits[: len(targets)], targets, [wanted] * len(targets))
+        told = self._tell(logits[: len(targets)], targets, [wanted] * len(targets))
         handle.prompt_logprobs += told[len(handle.prompt_logprobs) - first :]
 
 

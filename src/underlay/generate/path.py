@@ -1,4 +1,4 @@
-"""Which runner an engine gets, and how much memory for keys and values."""
+"""Which runner an engine gets, what chooses its tokens, and how much memory for keys and values."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -9,6 +9,7 @@ import torch
 from underlay.errors import UserError
 from underlay.generate.plain import PlainRunner
 from underlay.generate.runner import Runner
+from underlay.generate.sampler import Draw, Tell, draw_by_torch, log_probabilities
 from underlay.models import Decoder
 from underlay.models.quantised import QuantisedMatrix
 
@@ -51,6 +52,13 @@ def choose_runner(
     if cache is not None and cache != _as_precise(precision):
         raise UserError(f"cache: {cache} keys and values need the native path ({why})")
     return PlainRunner(model, precision, quantised, why)
+
+
+def choosers(runner: Runner) -> tuple[Draw, Tell]:
+    """What draws tokens and tells how likely they are: in C++ where the runner is."""
+    from underlay.generate.native import NativeRunner
+
+    return (runner.draw, runner.tell) if isinstance(runner, NativeRunner) else (draw_by_torch, log_probabilities)
 
 
 def _elsewhere(model: Decoder) -> str | None:

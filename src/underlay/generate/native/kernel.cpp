@@ -1,15 +1,19 @@
 // The C interface of the native runner: a model is made of numbers and pointers, then asked to run. Nothing here knows
 // of Python or torch, so the library is built in seconds and by any compiler. Functions that may fail return a line that
 // says why, or null.
+#include "draw.h"
 #include "step.h"
 
 using namespace underlay;
 
 namespace {
 
+constexpr int64_t WORTH_WAKING = 1 << 14;  // logits
+
 struct Native {
     Model model;
     Table table;
+    std::vector<Drawer> drawers;         // one a thread
     std::string complaint;
 
     explicit Native(const Shape& shape) : model(shape) {}
@@ -46,6 +50,25 @@ const char* check(Native& native, const std::vector<Work>& works, const int32_t*
         if (work.adapter >= (int)native.model.adapters.size() ||
             (work.adapter >= 0 && !native.model.adapters[work.adapter]))
             return complain(name + "no such adapter");
+    }
+    return nullptr;
+}
+
+// Do something with each of many rows; all threads take part where it is worth waking them.
+template <class Each> const char* each_row(Native& native, int count, int vocabulary, Each each) {
+    Pool& pool = native.model.pool;
+    std::lock_guard<std::mutex> hold(native.model.turn);
+    try {
+        native.drawers.resize(pool.size);
+        for (Drawer& drawer : native.drawers) drawer.reserve(vocabulary);
+        if (count < 2 || count * (int64_t)vocabulary < WORTH_WAKING)
+            for (int i = 0; i < count; i++) each(native.drawers[0], i);
+        else
+            pool.run([&](int number) {
+                for (int i; (i = pool.take(1)) < count;) each(native.drawers[number], i);
+            });
+    } catch (const std::bad_alloc&) {
+        return "out of memory";
     }
     return nullptr;
 }
@@ -163,6 +186,23 @@ const char* underlay_run(Native* native, int32_t work_count, const Work* given, 
         return "out of memory";
     }
     return nullptr;
+}
+
+// Choose a token for each of some rows. logits: (rows, vocabulary); chosen: (count), -1 where a row is no distribution.
+const char* underlay_draw(Native* native, int32_t count, int32_t vocabulary, const float* logits, const Choice* choices,
+                          int32_t* chosen) {
+    return each_row(*native, count, vocabulary, [&](Drawer& drawer, int i) {
+        chosen[i] = drawer.draw(logits + (size_t)choices[i].row * vocabulary, vocabulary, choices[i]);
+    });
+}
+
+// How likely a token of each row is, and which are the `most` likeliest. told: (rows); ids, values: (rows, most).
+const char* underlay_tell(Native* native, int32_t count, int32_t vocabulary, const float* logits, const int32_t* tokens,
+                          int32_t most, double* told, int32_t* ids, double* values) {
+    return each_row(*native, count, vocabulary, [&](Drawer& drawer, int i) {
+        size_t at = (size_t)i * most;
+        told[i] = drawer.tell(logits + (size_t)i * vocabulary, vocabulary, tokens[i], most, ids + at, values + at);
+    });
 }
 
 }  // extern "C"

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from underlay.errors import UserError
 from underlay.generate.adapters import Adapter
-from underlay.generate.native import build
+from underlay.generate.native import build, draw
 from underlay.generate.native.describe import HEAD, MATRICES, Step, matrices, norms, ropes, settings, shape, unsupported
+from underlay.generate.request import TokenLogprob
 from underlay.generate.runner import BLOCK, Work
+from underlay.generate.sampler import Sampler
 from underlay.models import Decoder
 from underlay.models.parts import LayerNorm, Linear, RMSNorm
 from underlay.models.quantised import Bits, QuantisedMatrix, round_to_nearest
@@ -88,6 +90,14 @@ class NativeRunner:
         logits = torch.empty(sum(work.wanted for work in works), self.config.vocabulary)
         self._step(works, self._pool, logits)
         return logits
+
+    def draw(self, logits: Tensor, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int | None]:
+        """See `underlay.generate.sampler.Draw`."""
+        return draw.draw(self._library, self._native, logits, rows, samplers)
+
+    def tell(self, logits: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[TokenLogprob]:
+        """See `underlay.generate.sampler.Tell`."""
+        return draw.tell(self._library, self._native, logits, chosen, counts)
 
     def likelihoods(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """See `Runner.likelihoods`."""
@@ -252,9 +262,12 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "embedding": [pointer, whole, pointer, pointer],
         "adapt": [pointer, whole, whole, whole, pointer, pointer],
         "forget": [pointer, whole],
+        "draw": [pointer, whole, whole, pointer, pointer, pointer],
+        "tell": [pointer, whole, whole, pointer, pointer, whole, pointer, pointer, pointer],
         "run": [pointer, whole, pointer, pointer, pointer, pointer, whole, pointer, pointer],
     }
-    gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole, "run": ctypes.c_char_p}
+    gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole}
+    gives |= dict.fromkeys(("run", "draw", "tell"), ctypes.c_char_p)
     for name, arguments in takes.items():
         function = getattr(library, f"underlay_{name}")
         function.argtypes, function.restype = arguments, gives.get(name)
