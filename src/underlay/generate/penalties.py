@@ -72,12 +72,16 @@ class Penalties:
             row[where] = torch.from_numpy(self._changed(row[where].cpu().numpy())).to(row.device)
 
     def _changed(self, values: Floats) -> Floats:
+        sampling = self._sampling
         added, divisor, taken = self._changes[:, : len(values)]
         with np.errstate(all="ignore"):  # logits that are no numbers are found later
-            values = values + added
-            if self._sampling.repetition != 1:
+            if sampling.bias:
+                values = values + added
+            if sampling.repetition != 1:
                 values = np.where(values > 0, values / divisor, values * divisor)
-            return values - taken
+            if sampling.presence != 0 or sampling.frequency != 0:
+                values = values - taken
+        return values
 
     def check(self, accepted: int) -> None:
         """Assert what always holds after so many tokens of the answer."""

@@ -205,7 +205,7 @@ def _draw(logits: Tensor, samplers: list[Sampler]) -> list[int]:
         _column([s.typical if s.typical < 1 else 2.0 for s in settings], logits),
         _column([s.min_p for s in settings], logits),
     )
-    best, order = weights.topk(min(HEAD, size), dim=-1)
+    best, order = _first_of_equals(*weights.topk(min(HEAD, size), dim=-1))
     chosen, complete = _pick(best, order, limits, size, numbers)
     rest = [] if best.shape[-1] == size else [row for row, done in enumerate(complete.tolist()) if not done]
     if rest:
@@ -213,6 +213,13 @@ def _draw(logits: Tensor, samplers: list[Sampler]) -> list[int]:
         index = torch.tensor(rest, device=logits.device)
         chosen[index], _ = _pick(best, order, limits.of(index), size, numbers[index])
     return chosen.tolist()
+
+
+def _first_of_equals(best: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the lower id first among weights that are equal, as a stable sort would."""
+    order, by_id = order.sort(-1)
+    best, by_weight = best.gather(-1, by_id).sort(dim=-1, descending=True, stable=True)
+    return best, order.gather(-1, by_weight)
 
 
 def _column(values: list[float], like: Tensor) -> Tensor:
@@ -291,9 +298,12 @@ def _pick(best: Tensor, order: Tensor, limits: Limits, vocabulary: int, numbers:
     within = best.cumsum(-1).gather(-1, (top_k.clamp(max=size) - 1)[:, None])[:, 0]
     unbounded = top_k == vocabulary
     kept = restrict(best, torch.where(unbounded, 1.0, within), limits)
-    # What is typical shows only once top-k and top-p have kept all they are going to.
-    narrowed = torch.where(unbounded, best.cumsum(-1)[:, -1] - best[:, -1] >= limits.top_p, top_k <= size)
-    complete = narrowed | (unbounded & (kept[:, -1] == 0) & (limits.typical >= 1))
+    # What is typical shows only once top-k and top-p have kept all they are going to. What is as likely as the last of
+    # the best may have equals beyond it.
+    before, last = best.cumsum(-1) - best, best[:, -1]
+    ranks = torch.where(unbounded, (before < limits.top_p[:, None]).sum(-1), top_k).clamp(1, size)
+    narrowed = best.gather(-1, ranks[:, None] - 1)[:, 0] > last
+    complete = narrowed | (unbounded & (last < limits.min_p * best[:, 0]) & (limits.typical >= 1))
     return order.gather(-1, invert(kept, numbers)[:, None])[:, 0], complete
 
 
