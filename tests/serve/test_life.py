@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from underlay.generate import ParameterError
 from underlay.serve import create_app
 
 LONG = {"model": "tiny", "prompt": "The", "max_tokens": 3000, "temperature": 1.0, "stop": None}
@@ -101,6 +102,48 @@ def test_a_defect_of_the_engine_ends_no_more_than_what_is_under_way(
             assert server.idle()
             assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
         assert httpx.get(f"{server.url}/ready").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [(ParameterError("adapter", "was dropped"), 400, "was dropped"), (RuntimeError("secret"), 500, "generation failed")],
+)
+def test_what_the_engine_does_not_take_fails_alone(
+    slow: Any, caplog: pytest.LogCaptureFixture, stream: bool, error: Exception, status: int, told: str
+) -> None:
+    engine, submit = slow.engine, slow.engine.submit
+    slow.app.state.worker.capacity = 10
+    body = {"model": "tiny", "prompt": "The", "max_tokens": 3, "n": 3, "stream": stream}
+    taken: list[Any] = []
+
+    def second_time(request: Any) -> Any:
+        if request.max_tokens == 3 and len(taken) == 1:
+            raise error
+        if request.max_tokens == 3:
+            taken.append(request)
+        return submit(request)
+
+    with httpx.Client(base_url=slow.url, timeout=20) as client:
+        other: list[httpx.Response] = []
+        thread = threading.Thread(
+            target=lambda: other.append(httpx.post(f"{slow.url}/v1/completions", json=LONG | {"max_tokens": 60}, timeout=20))
+        )
+        thread.start()
+        while engine.running == 0:
+            time.sleep(0.01)
+        engine.submit = second_time
+        response = client.post("/v1/completions", json=body)
+        engine.submit = submit
+        assert response.status_code == (200 if stream else status)
+        assert told in response.text
+        assert "secret" not in response.text
+        assert ("secret" in caplog.text) is (status == 500)
+        thread.join(20)
+        assert other[0].json()["usage"]["completion_tokens"] == 60
+        assert slow.idle()
+        assert slow.app.state.worker.ready
+        assert client.post("/v1/completions", json=body).status_code == 200
 
 
 def test_a_stuck_or_dead_engine_is_not_ready(running: Any, http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

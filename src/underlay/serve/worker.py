@@ -12,8 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
-from underlay.generate import Engine, Handle, Request, TokenEvent
-from underlay.serve.errors import ApiError
+from underlay.generate import Engine, Handle, ParameterError, Request, TokenEvent
+from underlay.serve.errors import ApiError, refuse
 
 STALLED = 60.0
 """Seconds without a step, while there is work, after which the engine counts as stuck."""
@@ -31,7 +31,7 @@ class Job:
         self.handles: list[Handle] = []
         self.open = len(requests)
         """Requests that have not ended yet."""
-        self._events: asyncio.Queue[tuple[int, TokenEvent] | None] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, TokenEvent] | ApiError] = asyncio.Queue()
         self._cancelled = False
 
     async def events(self) -> AsyncIterator[tuple[int, TokenEvent]]:
@@ -39,8 +39,8 @@ class Job:
         ended = 0
         while ended < len(self.requests):
             item = await self._events.get()
-            if item is None:
-                raise ApiError(500, "generation failed; the server's log tells more", "internal_error")
+            if isinstance(item, ApiError):
+                raise item
             if item[1].finish == "cancelled":
                 raise ApiError(503, "the server is shutting down", "shutting_down")
             if item[1].finish == "failed":
@@ -55,13 +55,14 @@ class Job:
             handle.cancel()
 
     def start(self, engine: Engine) -> None:
-        """Hand the requests to the engine; in its thread."""
-        self.handles = [engine.submit(request) for request in self.requests]
+        """Hand the requests to the engine; in its thread. Raises what the engine does; `handles` are those it took."""
+        for request in self.requests:
+            self.handles.append(engine.submit(request))
         if self._cancelled:  # it may have come before there were handles
             self.cancel()
 
-    def put(self, item: tuple[int, TokenEvent] | None) -> None:
-        """Pass on an event, or None for a failure; in the event loop."""
+    def put(self, item: tuple[int, TokenEvent] | ApiError) -> None:
+        """Pass on an event, or a failure; in the event loop."""
         self._events.put_nowait(item)
 
 
@@ -146,11 +147,22 @@ class Worker:
                 return True
             if job is None:
                 return False
-            job.start(self.engine)
+            try:
+                job.start(self.engine)
+            except ParameterError as error:  # what could be honoured when it was checked may not be any more
+                self._refuse(job, refuse(error))
+            except Exception:  # noqa: BLE001 - it is logged, and told to the client
+                _log.exception("the engine took no request")
+                self._refuse(job, _broken())
             self._owners |= {handle: (job, number) for number, handle in enumerate(job.handles)}
 
     def _owner(self, event: TokenEvent) -> tuple[Job, int]:
         return self._owners.pop(event.handle) if event.finish else self._owners[event.handle]
+
+    def _refuse(self, job: Job, error: ApiError) -> None:
+        """Let go of a job that the engine did not take, or not wholly."""
+        job.cancel()
+        self._call(self._refused, (job, len(job.requests) - len(job.handles), error))
 
     def _fail(self) -> None:
         jobs = {job: None for job, _ in self._owners.values()}
@@ -173,8 +185,18 @@ class Worker:
                 self._open -= 1
             job.put((number, event))
 
+    def _refused(self, refused: tuple[Job, int, ApiError]) -> None:
+        job, never_taken, error = refused
+        job.open -= never_taken
+        self._open -= never_taken
+        job.put(error)
+
     def _failed(self, jobs: list[Job]) -> None:
         for job in jobs:
             self._open -= job.open
             job.open = 0
-            job.put(None)
+            job.put(_broken())
+
+
+def _broken() -> ApiError:
+    return ApiError(500, "generation failed; the server's log tells more", "internal_error")
