@@ -7,6 +7,7 @@ import torch
 
 from underlay.errors import UserError
 from underlay.generate import ContextLengthError, Engine, ParameterError, Request, Sampling
+from underlay.generate.native import NativeRunner
 from underlay.generate.path import Path, Precision
 from underlay.generate.request import Answer
 from underlay.models import Decoder
@@ -259,3 +260,21 @@ def test_logprobs_are_those_of_the_model(model: Decoder, tokenizer: Tokenizer, p
         assert entry.logprob == pytest.approx(float(row[entry.id]), abs=1e-4)
         assert [i for i, _ in entry.top] == row.topk(4).indices.tolist()
         assert [p for _, p in entry.top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_native_runner_draws_and_tells_by_itself(
+    make_model: MakeModel, tokenizer: Tokenizer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("draw", "tell"):
+        theirs = getattr(NativeRunner, name)
+
+        def noted(*given: object, name: str = name, theirs: Callable[..., object] = theirs) -> object:
+            calls.append(name)
+            return theirs(*given)
+
+        monkeypatch.setattr(NativeRunner, name, noted)
+    engine = Engine(make_model(tokenizer.size), tokenizer, path=path)
+    engine.generate([Request([5, 6], 4, Sampling(), stop_ids=NEVER, logprobs=1)])
+    assert calls == (["draw", "tell"] * 4 if path == "native" else [])

@@ -107,7 +107,10 @@ def test_a_defect_of_the_engine_ends_no_more_than_what_is_under_way(
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("error", "status", "told"),
-    [(ParameterError("adapter", "was dropped"), 400, "was dropped"), (RuntimeError("secret"), 500, "generation failed")],
+    [
+        (ParameterError("adapter", "was dropped"), 400, "was dropped"),
+        (RuntimeError("secret"), 500, "generation failed"),
+    ],
 )
 def test_what_the_engine_does_not_take_fails_alone(
     slow: Any, caplog: pytest.LogCaptureFixture, stream: bool, error: Exception, status: int, told: str
@@ -125,10 +128,9 @@ def test_what_the_engine_does_not_take_fails_alone(
         return submit(request)
 
     with httpx.Client(base_url=slow.url, timeout=20) as client:
-        other: list[httpx.Response] = []
-        thread = threading.Thread(
-            target=lambda: other.append(httpx.post(f"{slow.url}/v1/completions", json=LONG | {"max_tokens": 60}, timeout=20))
-        )
+        url, other = f"{slow.url}/v1/completions", list[httpx.Response]()
+        long = LONG | {"max_tokens": 60}
+        thread = threading.Thread(target=lambda: other.append(httpx.post(url, json=long, timeout=20)))
         thread.start()
         while engine.running == 0:
             time.sleep(0.01)
