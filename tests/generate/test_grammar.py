@@ -120,6 +120,21 @@ def test_json_has_no_room_for_endless_spaces(compiler: GrammarCompiler, tokenize
             assert not grammar.allowed()[space], char
 
 
+@pytest.mark.parametrize("blank", [" ", "\n", "\t", "\r"])
+@pytest.mark.parametrize("before", ["", "{", '{"a"', '{"a":', '{"a":1', '{"a":1,', '{"a":[', '{"a":[1,', '{"a":[]'])
+def test_a_second_blank_in_a_row_is_refused(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, before: str, blank: str
+) -> None:
+    grammar = compiler.compile(Constraint(json_schema='{"type": "object"}'), tokenizer.stop_ids)
+    for char in before:
+        for token in tokenizer.encode(char):
+            grammar.accept(token)
+    with pytest.raises(GrammarError):  # noqa: PT012 - the first is allowed in places
+        for _ in range(2):
+            for token in tokenizer.encode(blank):
+                grammar.accept(token)
+
+
 @pytest.mark.parametrize(
     "regex",
     ["[a-z]{3}-[0-9]+", "(foo|bar)+", "日本.{1,3}", "🦊*x", r"a/b\n//c", r"\d{2}:\d{2}", "", r"[^a]{4}", "(?i)yes|no"],
