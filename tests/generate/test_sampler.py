@@ -194,13 +194,16 @@ def test_tokens_come_as_often_as_from_transformers(sampling: Sampling, theirs: L
         assert plausible(support(logits, sampling, seen[:2], seen[2:]), scores.double().softmax(-1).numpy())
 
 
-def test_a_typical_set_that_spreads_beyond_the_head_is_found() -> None:
+@pytest.mark.parametrize("min_p", [0.0, 0.5])
+def test_a_typical_set_that_spreads_beyond_the_head_is_found(min_p: float) -> None:
     # One likely token, and thousands whose surprise is what is expected: these are typical, it is not.
     logits = torch.zeros(4 * HEAD)
     logits[7] = 3.0
-    chosen = choose(logits.expand(500, -1), [placed(Sampling(typical=0.5), len(logits), i) for i in range(500)])
+    sampling = Sampling(typical=0.5, min_p=min_p)
+    chosen = choose(logits.expand(500, -1), [placed(sampling, len(logits), i) for i in range(500)])
     assert 7 not in chosen
     assert len(set(chosen)) > 300
+    assert len({token for token in chosen if token is not None and token > HEAD}) > 100
 
 
 SETTINGS = st.builds(

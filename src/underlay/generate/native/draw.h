@@ -78,17 +78,17 @@ struct Candidate {
 
 class Drawer {
   public:
-    // Have room for a row, so that nothing is allocated in the middle of the work.
-    void reserve(int vocabulary) {
-        stretches = (vocabulary + STRETCH - 1) / STRETCH;
+    // Get ready for rows of so many logits; all memory is allocated here.
+    void prepare(int vocabulary) {
+        size = vocabulary, stretches = (size + STRETCH - 1) / STRETCH;
         highest.resize(stretches), masses.resize(stretches), weights.resize(stretches * STRETCH);
-        ids.resize(stretches * STRETCH), kept.reserve(vocabulary), others.resize(vocabulary), bins.resize(Candidate::BINS);
+        ids.resize(stretches * STRETCH), kept.reserve(size), others.resize(size), bins.resize(Candidate::BINS);
     }
 
     // The token of one row; -1 where a logit is NaN or the best is infinite.
-    int draw(const float* row, int vocabulary, const Choice& choice) {
-        if (!survey(row, vocabulary, choice.temperature)) return -1;
-        const bool ranked = choice.top_k > 0 && choice.top_k < vocabulary;
+    int draw(const float* row, const Choice& choice) {
+        if (!survey(row, choice.temperature)) return -1;
+        const bool ranked = choice.top_k > 0 && choice.top_k < size;
         const bool typical = choice.typical < 1;
         const bool narrow = ranked || choice.top_p < 1;
         if (!narrow && !typical && choice.min_p == 0) return among_all(choice.number);
@@ -115,8 +115,8 @@ class Drawer {
     }
 
     // The log-probability of one token, and the `count` most likely ones with theirs; NaN where there is none.
-    double tell(const float* row, int vocabulary, int token, int count, int32_t* names, double* values) {
-        if (!survey(row, vocabulary, 1)) {
+    double tell(const float* row, int token, int count, int32_t* names, double* values) {
+        if (!survey(row, 1)) {
             std::fill(names, names + count, 0), std::fill(values, values + count, NAN);
             return NAN;
         }
@@ -152,8 +152,8 @@ class Drawer {
     double log_weight(int id) const { return std::max(distance(id) * sharpness, FLOOR); }
 
     // Look at a row for the first time. False where it is no distribution.
-    bool survey(const float* row, int vocabulary, double temperature) {
-        logits = row, size = vocabulary, weighed = false;
+    bool survey(const float* row, double temperature) {
+        logits = row, weighed = false;
         // The smallest temperatures have no finite inverse; that it is multiplied with 0 must give 0 all the same.
         sharpness = std::min(1 / temperature, 1e300);
         std::fill(tail, tail + STRETCH, -INFINITY);

@@ -60,7 +60,7 @@ template <class Each> const char* each_row(Native& native, int count, int vocabu
     std::lock_guard<std::mutex> hold(native.model.turn);
     try {
         native.drawers.resize(pool.size);
-        for (Drawer& drawer : native.drawers) drawer.reserve(vocabulary);
+        for (Drawer& drawer : native.drawers) drawer.prepare(vocabulary);
         if (count < 2 || count * (int64_t)vocabulary < WORTH_WAKING)
             for (int i = 0; i < count; i++) each(native.drawers[0], i);
         else
@@ -192,7 +192,7 @@ const char* underlay_run(Native* native, int32_t work_count, const Work* given, 
 const char* underlay_draw(Native* native, int32_t count, int32_t vocabulary, const float* logits, const Choice* choices,
                           int32_t* chosen) {
     return each_row(*native, count, vocabulary, [&](Drawer& drawer, int i) {
-        chosen[i] = drawer.draw(logits + (size_t)choices[i].row * vocabulary, vocabulary, choices[i]);
+        chosen[i] = drawer.draw(logits + (size_t)choices[i].row * vocabulary, choices[i]);
     });
 }
 
@@ -201,7 +201,7 @@ const char* underlay_tell(Native* native, int32_t count, int32_t vocabulary, con
                           int32_t most, double* told, int32_t* ids, double* values) {
     return each_row(*native, count, vocabulary, [&](Drawer& drawer, int i) {
         size_t at = (size_t)i * most;
-        told[i] = drawer.tell(logits + (size_t)i * vocabulary, vocabulary, tokens[i], most, ids + at, values + at);
+        told[i] = drawer.tell(logits + (size_t)i * vocabulary, tokens[i], most, ids + at, values + at);
     });
 }
 
