@@ -27,12 +27,13 @@ def sampler(sampling: Sampling, vocabulary: int, place: int = 0) -> Sampler:
     return result
 
 
+# No share falls together with a number of equally likely tokens, where rounding would decide.
 SETTINGS = st.builds(
     Sampling,
     temperature=st.sampled_from([0.05, 0.7, 1.0, 2.5, 40.0]),
     top_k=st.sampled_from([None, None, 1, 3, 50, 600, 10**6]),
-    top_p=st.sampled_from([0.0, 0.31, 0.713, 0.99, 0.99999, 1.0, 1.0]),
-    typical=st.sampled_from([0.0, 0.213, 0.91, 0.9999, 1.0, 1.0]),
+    top_p=st.sampled_from([0.0, 0.31416, 0.71828, 0.98765, 0.99999, 1.0, 1.0]),
+    typical=st.sampled_from([0.0, 0.21718, 0.91234, 0.99999, 1.0, 1.0]),
     min_p=st.sampled_from([0.0, 0.0, 1e-6, 0.0512, 1.0]),
     seed=st.integers(0, 2**64 - 1),
 )

@@ -91,7 +91,7 @@ class Drawer {
         const bool ranked = choice.top_k > 0 && choice.top_k < size;
         const bool typical = choice.typical < 1;
         const bool narrow = ranked || choice.top_p < 1;
-        if (!narrow && !typical && choice.min_p == 0) return among_all(choice.number);
+        if (choice.top_k == 0 && !narrow && !typical && choice.min_p == 0) return among_all(choice.number);
         if (!ranked && (choice.top_p < 1 || typical)) weigh();
         if (typical && !narrow) collect_around(moment / mass, choice.typical);
         else collect(choice, ranked, typical);
