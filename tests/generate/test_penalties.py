@@ -1,7 +1,7 @@
 import math
 
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from underlay.generate.penalties import FORCED, ROOM, Penalties
@@ -11,6 +11,7 @@ SIZE = 4 * ROOM
 IDS = st.integers(0, SIZE - 1)
 
 
+@example(Sampling(repetition=1.3, bias=dict.fromkeys(range(2 * ROOM), 5.0)), [1], [SIZE - 1])
 @given(
     st.builds(
         Sampling,
