@@ -98,11 +98,11 @@ def test_every_matrix_errs_less_on_what_comes_in(trained: Decoder, bits: Bits) -
 
 def test_a_trained_model_loses_less(trained: Decoder) -> None:
     texts = a_language(2000, 200)
-    before = float(loss(trained, texts))
+    before = float(loss(trained, texts).detach())
     assert before < 0.9 * math.log(TOKENS)
     plain = {name: round_to_nearest(matrix(trained, name), 4) for name in quantised_names(trained)}
     found = calibrate(trained, a_language(1000, 60).tolist()[:-1], 4)
-    lost = [float(loss(dequantised(trained, one), texts)) - before for one in (found, plain)]
+    lost = [float(loss(dequantised(trained, one), texts).detach()) - before for one in (found, plain)]
     assert lost[0] < 0.8 * lost[1]
     assert lost[0] < 0.05
 
