@@ -35,7 +35,7 @@ HEAD = "head"
 """What the output head is called, also where it is the embedding."""
 
 _TRIED = (-8.0, 8.0, -7.0, 7.0, -7.5, 7.5, -8.5, 8.5, -9.0, 9.0)
-"""Levels that a group's largest weight is put to, in turn; the best is kept. Finer steps gain half a hundredth more."""
+"""Levels that a group's largest weight is put to, in turn; the best is kept. Finer steps gain a hundredth at most."""
 
 
 @dataclass(frozen=True)
