@@ -45,11 +45,12 @@ def trained() -> Decoder:
     return model.eval()
 
 
+@pytest.mark.parametrize("width", [96, 320])  # in one piece, and in several
 @pytest.mark.parametrize("bits", [8, 4])
-def test_products_are_nearer_than_of_plain_rounding(bits: Bits) -> None:
+def test_products_are_nearer_than_of_plain_rounding(bits: Bits, width: int) -> None:
     chance = torch.Generator().manual_seed(0)
-    weight = torch.randn(24, 96, generator=chance)
-    inputs = torch.randn(400, 96, generator=chance) @ torch.randn(96, 96, generator=chance)
+    weight = torch.randn(24, width, generator=chance)
+    inputs = torch.randn(1000, width, generator=chance) @ torch.randn(width, width, generator=chance)
     made, plain = gptq(weight, sum_of_squares([inputs]), bits), round_to_nearest(weight, bits)
     errors = [(inputs @ (one.dequantise() - weight).T).square().sum() for one in (made, plain)]
     assert errors[0] < 0.7 * errors[1]
