@@ -12,8 +12,8 @@ Every side answers `WARM` times first, which compile and capture, then `--rounds
 prompts that are new every time. The first give the time to the first token, and how fast prompts are read; the
 difference of the two gives how fast tokens come after it.
 
-Prints a table, then one line a target, and writes `bench/results/gpu_generate.json` where all batches were measured with
-a rival; `--output` writes whatever was measured to another file. Exits non-zero where a target is missed or a side
+Prints a table, then one line a target, and writes `bench/results/gpu_generate.json` where all batches were measured
+with a rival; `--output` writes whatever was measured to another file. Exits non-zero where a target is missed or a side
 fails. Needs what `bench/gpu_train.py` needs, and transformers, vllm for rivals; where Underlay is not installed,
 `PYTHONPATH=src python bench/gpu_generate.py` does. `--try` runs a tiny shape in float32 on the CPU, to see that the
 script works, and writes nothing. Run nothing else meanwhile.
@@ -127,6 +127,15 @@ def huggingface(shape: Shape, folder: Path, batch: int) -> Generate:  # noqa: AR
     )
     model = model.to(shape.device).eval()
 
+    class Enough(transformers.StoppingCriteria):  # type: ignore[misc]
+        """Ends an answer of one token, which is asked for as a long one lest its smaller cache is compiled for."""
+
+        def __init__(self, length: int) -> None:
+            self.length = length
+
+        def __call__(self, ids: Any, *_: Any, **__: Any) -> Any:
+            return torch.full((len(ids),), ids.shape[1] >= self.length, device=ids.device)
+
     def generate(prompts: list[list[int]], count: int) -> int:
         tokens = torch.tensor(prompts, device=shape.device)
         with torch.inference_mode():
@@ -134,7 +143,8 @@ def huggingface(shape: Shape, folder: Path, batch: int) -> Generate:  # noqa: AR
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 do_sample=False,
-                max_new_tokens=count,
+                max_new_tokens=shape.count,
+                stopping_criteria=[Enough(shape.prompt + count)],
                 eos_token_id=-1,  # none: answers have a set length
                 cache_implementation="static",
             )

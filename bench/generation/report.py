@@ -101,9 +101,9 @@ def table(rows: Sequence[Row]) -> str:
     """All settings of one size and batch."""
     lines = [
         f"\n{rows[0]['size']}, batch {rows[0]['batch']}",
-        f"{'':30s} {'decode, tokens/s':>24s} {'prefill, tokens/s':>24s} {'first, ms':>10s} {'peak MiB':>9s}"
-        f" {'perplexity':>11s} {'lost, %':>8s}",
+        f"{'':30s} {'decode, tokens/s':>24s} {'prefill, tokens/s':>24s} {'first, ms':>10s} {'peak MiB':>9s}",
     ]
+    lines[-1] += f" {'perplexity':>11s} {'lost, %':>8s}"
     for row in rows:
         name = f"{row['side']} {row['setting']}"
         if "failed" in row:

@@ -142,7 +142,8 @@ class Turns:
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """One question and its answer. Raises BenchmarkError where the process has ended."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             print(json.dumps(question), file=self.process.stdin, flush=True)
             line = self.process.stdout.readline()
@@ -156,7 +157,8 @@ class Turns:
 
     def close(self) -> None:
         """End the process."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             self.process.stdin.close()
             self.process.wait(20)
