@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from generation import genai, huggingface, llamacpp, ours
-from generation.report import checks, cores, machine, table
+from generation.report import asides, checks, cores, machine, strangers, table
 from generation.turns import ROOT, BenchmarkError, Turns, What, serve
 from generation.world import OPENVINO_PYTHON, ROWS, SIZES, World, build, heldout
 
@@ -47,7 +47,9 @@ PYTHONS = {
 BATCHES = (1, 16)
 PROMPT = COUNT = 128
 """Tokens in and out."""
-ROUNDS = 5
+WARM = 4
+"""Tokens of the first answer, which compiles and is not timed; another turn that is not timed follows it."""
+ROUNDS = {"14M": 7, "110M": 3}
 SLOW = 20.0
 """Seconds after which an answer is cut short."""
 COLD_SIZE, COLD_ROUNDS = "14M", 3
@@ -82,9 +84,9 @@ def measure(name: str, world: World, batch: int, sides: list[str], rounds: int, 
             rows.append(row)
             opened = Turns(PYTHONS[side], Path(__file__), what, scratch)
             try:
-                warm = opened.ask(prompts=prompts(world, 0, batch), count=COUNT, seconds=SLOW)
+                warm = opened.ask(prompts=prompts(world, 0, batch), count=WARM, seconds=1e9)
                 row["facts"] = opened.ask(facts=True)
-                row["slow"] = warm["first"] > SLOW / 2 or not warm["whole"]
+                row["slow"] = warm["first"] > SLOW / 2 or not take_turn(opened, world, 0, batch)["whole"]
                 opened.ask(forget=True)
             except BenchmarkError as error:
                 row["failed"] = str(error)
@@ -151,7 +153,7 @@ def cold(name: str, world: World, sides: list[str], scratch: Path) -> dict[str, 
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each side and setting")
+    parser.add_argument("--rounds", type=int, help=f"turns of each side and setting; by default {ROUNDS}")
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--sides", default=",".join(SIDES))
@@ -168,6 +170,7 @@ def main() -> int:
         print(f"left out: {side}, whose environment `make bench-env` makes")
     sides = [side for side in sides if side not in missing]
     scratch = arguments.scratch.absolute()
+    rounds = {name: arguments.rounds or ROUNDS[name] for name in sizes}
     worlds = {name: build(name, scratch) for name in sizes}
 
     report: dict[str, Any] = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "machine": machine()}
@@ -181,19 +184,21 @@ def main() -> int:
             print(f"{COLD_SIZE}, cold process to first token, {side:12s} {statistics.median(seconds):6.2f} s")
     for name, world in worlds.items():
         for batch in batches:
-            rows += (measured := measure(name, world, batch, sides, arguments.rounds, scratch))
+            rows += (measured := measure(name, world, batch, sides, rounds[name], scratch))
             print(table(measured), flush=True)
-    report |= {"rounds": arguments.rounds, "took_seconds": time.monotonic() - began, "cold_seconds": starts}
+    report |= {"rounds": rounds, "took_seconds": time.monotonic() - began, "cold_seconds": starts}
     report |= {"rows": rows}
     held = checks(rows, starts.get("ours", []))
     report["targets"] = [check.told() for check in held]
+    print("\n".join(["", *asides(rows), ""]))
     for check in held:
         print(check)
     failed = [f"{row['side']} {row['setting']}, {row['size']}: {row['failed']}" for row in rows if "failed" in row]
+    failed += strangers(rows)
     for line in failed:
         print(f"failed: {line}")
     whole = not (missing or failed) and set(sizes) == set(SIZES) and set(sides) == set(SIDES)
-    whole = whole and set(batches) == set(BATCHES) and arguments.rounds >= ROUNDS
+    whole = whole and set(batches) == set(BATCHES) and all(rounds[name] >= ROUNDS[name] for name in sizes)
     outputs = [arguments.output] if arguments.output else []
     for path in [*outputs, *([ROOT / "bench" / "results" / "generate.json"] if whole else [])]:
         path.parent.mkdir(exist_ok=True, parents=True)

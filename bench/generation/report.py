@@ -122,6 +122,32 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def strangers(rows: Sequence[Row]) -> list[str]:
+    """Sides that cannot have the same weights: a percent of perplexity is more than 16 bits cost."""
+    same = ("float32", "float32 dynamic", "float32 static", "bfloat16", "BF16", "F16")
+    return [
+        f"{row['side']} {row['setting']}, {row['size']}: perplexity differs by {worse:.2f} %"
+        for row in rows
+        if row["setting"] in same and (worse := lost(row, rows)) is not None and abs(worse) > 1
+    ]
+
+
+def asides(rows: Sequence[Row]) -> list[str]:
+    """Ratios that no target is set for: transformers in our own precision, and llama.cpp in its other 16 bits."""
+    found = []
+    for ours in rows:
+        if (ours["side"], ours["setting"]) != ("ours", "bfloat16") or not ours["turns"]:
+            continue
+        for row in rows:
+            name = f"{row['side']} {row['setting']}"
+            told = name in ("huggingface bfloat16 dynamic", "huggingface bfloat16 static", "llamacpp F16")
+            if told and row["turns"] and (row["size"], row["batch"]) == (ours["size"], ours["batch"]):
+                ratio = statistics.median(decode_rates(ours)) / statistics.median(decode_rates(row))
+                where = f"{row['size']}, batch {row['batch']}: ours bfloat16 / {name}"
+                found.append(f"{where:70s} {ratio:7.3f}")
+    return found
+
+
 # Targets. ---------------------------------------------------------------------------------------------------------
 
 
