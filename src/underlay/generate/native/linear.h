@@ -22,7 +22,7 @@ constexpr int MOST_ROWS = REGISTERS == 32 ? 8 : 6;
 constexpr int ROWS[] = {MOST_ROWS, MOST_ROWS - 2, MOST_ROWS, 4};  // of one product, by kind: what registers hold
 constexpr int WIDENED = 24;              // rows from which on bfloat16 is widened once for all of them
 constexpr int DEPTHS[] = {192, 384, 512, 512};  // inputs walked at a time by many rows, by kind: two panels stay in L1
-constexpr int BAND = 96;                 // rows that are taken through a few panels at a time
+constexpr int BAND = 128;                // rows that are taken through a few panels at a time
 
 struct Matrix {
     Kind kind = FLOAT32;
