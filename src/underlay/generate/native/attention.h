@@ -2,8 +2,9 @@
 //
 // A block holds, for every layer and key-value head, keys as [channel][16 places], so that the lanes of a vector are
 // places, and values as [place][channel], so that they are channels: neither needs sums across lanes. In bfloat16 two
-// channels of keys, or two places of values, share a 32-bit lane; int8 has a scale for each place and head. Every score,
-// every softmax and every sum of values runs over the places of its own query in their order: row invariance again.
+// channels of keys, or two places of values, share a 32-bit lane; int8 has a scale for each place and head. Every
+// score, every softmax and every sum of values runs over the places of its own query in their order: row invariance
+// again.
 #pragma once
 
 #include "linear.h"
@@ -111,8 +112,8 @@ INLINE void meet(const Seen& seen, int block, int end, const float* query, size_
 // Add to sums [R][stride], P panels of 16 channels, the values of whole blocks by their weights [R][weights_stride],
 // which begin with block `base`.
 template <Kind K, int R, int P>
-INLINE void mix(const Seen& seen, int base, int first, int last, const float* weights, size_t weights_stride, int channel,
-                float* sums, size_t stride) {
+INLINE void mix(const Seen& seen, int base, int first, int last, const float* weights, size_t weights_stride,
+                int channel, float* sums, size_t stride) {
     F acc[R][P][PARTS];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int p = 0; p < P; p++)

@@ -1,6 +1,6 @@
-// Matrix products. A matrix lies in panels of 16 outputs; lanes of a vector are outputs, and inputs are walked one after
-// the other. So each output of each row is one chain of additions in the order of the inputs, however many rows there
-// are: that is what row invariance rests on, and what makes one row and many rows the same code.
+// Matrix products. A matrix lies in panels of 16 outputs; lanes of a vector are outputs, and inputs are walked one
+// after the other. So each output of each row is one chain of additions in the order of the inputs, however many rows
+// there are: that is what row invariance rests on, and what makes one row and many rows the same code.
 //
 //     float32   [panel][input][16]
 //     bfloat16  [panel][input / 2][16][2]      two inputs share a lane; each is widened by one instruction
@@ -116,8 +116,8 @@ INLINE void accumulate(F (&acc)[R][P][PARTS], const float* x, size_t stride, con
 
 // Inputs first..last - 1 of R rows with P panels; tile: [R][stride] float32, or int32 until the last inputs have come.
 template <Kind K, int R, int P>
-APART void multiply_add(const Matrix& m, const char* base, size_t apart, int panel, const Rows& rows, int row, int first,
-                         int last, float* tile, size_t stride) {
+APART void multiply_add(const Matrix& m, const char* base, size_t apart, int panel, const Rows& rows, int row,
+                        int first, int last, float* tile, size_t stride) {
     bool begins = first == 0, ends = last == m.inputs;
     if constexpr (K == FLOAT32 || K == BFLOAT16) {
         F acc[R][P][PARTS];
@@ -179,7 +179,8 @@ APART void multiply_add(const Matrix& m, const char* base, size_t apart, int pan
             I acc[R][P][PARTS];
             UNROLL for (int r = 0; r < R; r++)
                 UNROLL for (int p = 0; p < P; p++)
-                    UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = splat(-8 * sums[r * rows.sums_stride + group]);
+                    UNROLL for (int v = 0; v < PARTS; v++)
+                        acc[r][p][v] = splat(-8 * sums[r * rows.sums_stride + group]);
             for (int k = group * GROUP; k < (group + 1) * GROUP; k += 8)
                 UNROLL for (int p = 0; p < P; p++) {
                     US four[PARTS];
@@ -224,10 +225,12 @@ void multiply_rows(const Matrix& m, const char* base, size_t apart, int panel, i
     constexpr int P = std::max(1, std::min(MOST_WIDE, SUMS / (R * PARTS)));
     int done = 0;
     for (; done + P <= panels; done += P)
-        multiply_add<K, R, P>(m, base + done * apart, apart, panel + done, rows, row, first, last, tile + done * PANEL, stride);
+        multiply_add<K, R, P>(m, base + done * apart, apart, panel + done, rows, row, first, last, tile + done * PANEL,
+                              stride);
     if constexpr (P > 1)
         for (; done < panels; done++)
-            multiply_add<K, R, 1>(m, base + done * apart, apart, panel + done, rows, row, first, last, tile + done * PANEL, stride);
+            multiply_add<K, R, 1>(m, base + done * apart, apart, panel + done, rows, row, first, last,
+                                  tile + done * PANEL, stride);
 }
 
 template <Kind K>
