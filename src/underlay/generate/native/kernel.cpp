@@ -1,6 +1,6 @@
 // The C interface of the native runner: a model is made of numbers and pointers, then asked to run. Nothing here knows
-// of Python or torch, so the library is built in seconds and by any compiler. A step that fails returns a line that says
-// why, or null.
+// of Python or torch, so the library is built in seconds and by any compiler. A step that fails returns a line that
+// says why, others null.
 #include "step.h"
 
 using namespace underlay;
