@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -234,7 +235,8 @@ def _at(tensor: Tensor | None) -> int | None:
 
 def _pool(blocks: int, block_bytes: int) -> Tensor:
     """Zeroed memory for blocks, (blocks, block_bytes) uint8, that begins where vectors like it."""
-    whole = torch.zeros(blocks * block_bytes + 64, dtype=torch.uint8)
+    # torch would write the zeros; the system has pages of them, and gives one where a block is first written.
+    whole = torch.from_numpy(np.zeros(blocks * block_bytes + 64, np.uint8))
     start = -whole.data_ptr() % 64
     return whole[start : start + blocks * block_bytes].view(blocks, block_bytes)
 
