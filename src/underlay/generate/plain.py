@@ -96,8 +96,7 @@ class PlainRunner:
         """Make room; two blocks are spare: what pads a row reads the first and writes to the second."""
         self._spare = blocks
         shape = (self._model.config.depth, blocks + 2, *self._shape)
-        self._keys = torch.zeros(shape, dtype=self._dtype, device=self._device)
-        self._values = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        self._keys, self._values = (_zeros(shape, self._dtype, self._device) for _ in range(2))
 
     @torch.inference_mode()
     def run(self, works: Sequence[Work]) -> Tensor:
@@ -210,6 +209,13 @@ class PlainRunner:
             return output
 
         return add
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # torch would write the zeros; the system has pages of them, and gives one where a block is first written.
+    return torch.from_numpy(np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), np.uint8)).view(dtype)
 
 
 def _dequantised(model: Decoder, bits: Bits, quantised: Mapping[str, QuantisedMatrix] | None) -> Decoder:

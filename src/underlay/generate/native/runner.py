@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from underlay.errors import UserError
+from underlay.errors import MachineError, UserError
 from underlay.generate.adapters import Adapter
 from underlay.generate.native import build, draw
 from underlay.generate.native.describe import HEAD, MATRICES, Step, matrices, norms, ropes, settings, shape, unsupported
@@ -64,6 +65,8 @@ class NativeRunner:
         self._library = _declared(build.library())
         shaped = shape(model, KINDS[cache], self.threads)
         self._native = self._library.underlay_new(ctypes.byref(shaped))
+        if not self._native:
+            raise MachineError(f"the native runner gets no memory, or not {self.threads} threads, from the system")
         weakref.finalize(self, self._library.underlay_free, self._native)
         self.block_bytes: int = self._library.underlay_block_bytes(self._native)
         self._adapters: dict[str, int] = {}
@@ -242,7 +245,8 @@ def _at(tensor: Tensor | None) -> int | None:
 
 def _pool(blocks: int, block_bytes: int) -> Tensor:
     """Zeroed memory for blocks, (blocks, block_bytes) uint8, that begins where vectors like it."""
-    whole = torch.zeros(blocks * block_bytes + 64, dtype=torch.uint8)
+    # torch would write the zeros; the system has pages of them, and gives one where a block is first written.
+    whole = torch.from_numpy(np.zeros(blocks * block_bytes + 64, np.uint8))
     start = -whole.data_ptr() % 64
     return whole[start : start + blocks * block_bytes].view(blocks, block_bytes)
 
