@@ -72,6 +72,7 @@ def test_tokens_are_those_that_torch_draws(
         Sampling(2.0, top_p=0.9),
         Sampling(top_k=40),
         Sampling(top_k=4000),
+        Sampling(min_p=0.05),
         Sampling(typical=0.8),
         Sampling(top_p=0.95, typical=0.5, min_p=0.001),
     ],
