@@ -17,6 +17,17 @@ from underlay.cli.common import (
     print_json,
     read_argument,
 )
+from underlay.cli.engines import (
+    ADAPTER,
+    CacheOption,
+    DraftOption,
+    EngineChoice,
+    GuessOption,
+    MemoryOption,
+    OneAdapterOption,
+    PrecisionOption,
+    one_adapter,
+)
 from underlay.cli.spans import sources_of, with_spans
 from underlay.errors import UserError
 
@@ -32,6 +43,8 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 _DEFAULT_LENGTH = 256
 _LEAST_ROOM = 64
 """Tokens that a conversation leaves for the next answer."""
+_TOGETHER = 8
+"""Answers that are written at the same time."""
 
 
 _CHOICE = "How tokens are chosen"
@@ -88,6 +101,12 @@ def generate(
     trace: Annotated[
         bool, typer.Option("--trace", help="Mark what stands word for word in the training data.")
     ] = False,
+    adapter: OneAdapterOption = None,
+    precision: PrecisionOption = None,
+    memory: MemoryOption = None,
+    cache: CacheOption = None,
+    guess: GuessOption = False,
+    draft: DraftOption = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -101,7 +120,8 @@ def generate(
     shelf = open_library(library)
     artifact = shelf.find(model, "model")
     tracer = Tracer.of_model(shelf, artifact) if trace else None
-    engine = _engine(artifact.folder)
+    wanted = EngineChoice(min(n, _TOGETHER), precision, one_adapter(adapter), memory, cache, guess, draft)
+    engine = wanted.load(shelf, artifact)
     text = read_argument(prompt)
     ids = engine.tokenizer.prompt(text)
     sampling = Sampling(
@@ -115,7 +135,14 @@ def generate(
         frequency=frequency,
         seed=seed,
     )
-    request = Request(ids, room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()), constraint=constraint)
+    request = Request(
+        ids,
+        room(engine, ids, max_tokens),
+        sampling,
+        stop=tuple(stop or ()),
+        constraint=constraint,
+        adapter=ADAPTER if adapter else None,
+    )
     engine.check(request)
     if n > 1:
         _several(engine, request, n, text, artifact.reference, json_)
@@ -174,6 +201,12 @@ def chat(
     top_p: TopP = 0.95,
     top_k: TopK = None,
     seed: Seed = 0,
+    adapter: OneAdapterOption = None,
+    precision: PrecisionOption = None,
+    memory: MemoryOption = None,
+    cache: CacheOption = None,
+    guess: GuessOption = False,
+    draft: DraftOption = None,
     library: LibraryOption = None,
 ) -> None:
     """Talk with a model that was adapted, or that brought a chat template.
@@ -183,8 +216,10 @@ def chat(
     from underlay.generate import Request, Sampling
     from underlay.text import Message, render
 
-    artifact = open_library(library).find(model, "model")
-    engine = _engine(artifact.folder)
+    shelf = open_library(library)
+    artifact = shelf.find(model, "model")
+    engine = EngineChoice(1, precision, one_adapter(adapter), memory, cache, guess, draft).load(shelf, artifact)
+    named = ADAPTER if adapter else None
     if not engine.tokenizer.converses:
         raise UserError(
             f"{artifact.reference} has neither marks of turns nor a chat template; use `underlay generate`, or import "
@@ -213,20 +248,12 @@ def chat(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + len(conversation))
         try:
             room = max(1, min(max_tokens or _DEFAULT_LENGTH, engine.context - len(ids)))
-            answer = _stream(engine, Request(ids, room, sampling), show=True)
+            answer = _stream(engine, Request(ids, room, sampling, adapter=named), show=True)
         except UserError as error:
             out.print(str(error), style="red", markup=False)
             conversation.pop()
             continue
         conversation.append(Message("assistant", answer.text))
-
-
-def _engine(folder: Path) -> "Engine":
-    from underlay.generate import Engine
-    from underlay.models.storage import load_decoder
-    from underlay.text import Tokenizer
-
-    return Engine(load_decoder(folder), Tokenizer.load(folder), slots=1)
 
 
 def room(engine: "Engine", ids: Sequence[int], wanted: int | None) -> int:
