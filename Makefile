@@ -67,8 +67,8 @@ bench-%: $(VENV)/.developing
 	$(BIN)/python bench/$*.py $(ARGS)
 
 # A phony target with a recipe of its own, so the pattern above does not take it for a script.
-bench-env: $(VENV)-bench/.installed $(VENV)-litgpt/.installed $(VENV)-datatrove/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)
-	@echo "  $(VENV)-bench, $(VENV)-litgpt and $(VENV)-datatrove are ready"
+bench-env: $(VENV)-bench/.installed $(VENV)-litgpt/.installed $(VENV)-openvino/.installed $(VENV)-datatrove/.installed ## Install what benchmarks and slow tests compare with (builds llama.cpp)
+	@echo "  $(VENV)-bench, $(VENV)-litgpt, $(VENV)-openvino and $(VENV)-datatrove are ready"
 
 $(VENV)-bench/.installed: bench/requirements.txt
 $(VENV)-litgpt/.installed: bench/requirements-litgpt.txt
@@ -76,6 +76,14 @@ $(VENV)-bench/.installed $(VENV)-litgpt/.installed: constraints.txt $(VENV)/.pyt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(filter bench/%,$^)
+	@touch $@
+
+# torchvision, which nothing here uses, comes built for CUDA and then fails beside a torch for the CPU.
+$(VENV)-openvino/.installed: bench/requirements-openvino.txt constraints.txt $(VENV)/.python
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
 # Nothing in it needs torch.

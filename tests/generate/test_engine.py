@@ -1,4 +1,5 @@
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -6,9 +7,12 @@ import pytest
 import torch
 
 from underlay.errors import UserError
-from underlay.generate import ContextLengthError, Engine, ParameterError, Request, Sampling
+from underlay.generate import Adapter, Constraint, ContextLengthError, Engine, ParameterError, Request, Sampling
+from underlay.generate.adapters import LowRank, changed
 from underlay.generate.path import Path, Precision
+from underlay.generate.plain import PlainRunner
 from underlay.generate.request import Answer
+from underlay.generate.speculate import Draft, Lookup
 from underlay.models import Decoder
 from underlay.text import Special, Tokenizer
 
@@ -259,3 +263,116 @@ def test_logprobs_are_those_of_the_model(model: Decoder, tokenizer: Tokenizer, p
         assert entry.logprob == pytest.approx(float(row[entry.id]), abs=1e-4)
         assert [i for i, _ in entry.top] == row.topk(4).indices.tolist()
         assert [p for _, p in entry.top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_guesses_change_nothing(make_model: MakeModel, tokenizer: Tokenizer, path: Path) -> None:
+    model = make_model(tokenizer.size)
+    requests = [replace(request, logprobs=3) for request in many_requests(tokenizer, 6)]
+    requests.append(Request([9, 10, 11, 12] * 8, 40, Sampling(0), stop_ids=NEVER, logprobs=3))
+    plain = Engine(model, tokenizer, path=path).generate(requests)
+    small = make_model(tokenizer.size, depth=1)
+    with torch.no_grad():  # a draft that guesses some, not all
+        small.embedding.weight.copy_(model.embedding.weight)
+        small.blocks[0].load_state_dict(model.blocks[0].state_dict())
+    slots = 3
+    for guesser in (Lookup(longest=3, shortest=1), Draft(PlainRunner(small), small.config.context, slots)):
+        engine = Engine(model, tokenizer, slots, path=path, guesser=guesser, guesses=3)
+        assert engine.generate(requests) == plain
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_adapters_share_a_step(make_model: MakeModel, tokenizer: Tokenizer, path: Path) -> None:
+    model = make_model(tokenizer.size)
+    chance = torch.Generator().manual_seed(3)
+    adapters = {
+        name: Adapter(
+            {
+                place: LowRank(
+                    torch.randn(2, inputs, generator=chance), 0.5 * torch.randn(outputs, 2, generator=chance)
+                )
+                for place, outputs, inputs in places
+            }
+        )
+        for name, places in {
+            "one": [("blocks.0.attention.query", 32, 32), ("blocks.1.mlp.down", 32, 64)],
+            "two": [("blocks.0.mlp.gate", 64, 32), ("blocks.1.attention.value", 16, 32)],
+        }.items()
+    }
+    engine = Engine(model, tokenizer, slots=3, path=path)
+    for name, adapter in adapters.items():
+        engine.add_adapter(name, adapter)
+    ask = Request([9, 20, 30], 12, Sampling(0), stop_ids=NEVER, logprobs=2)
+    requests = [replace(ask, adapter=name) for name in ("one", None, "two", "one")]
+    answers = engine.generate(requests)
+    assert len({tuple(answer.ids) for answer in answers[:3]}) == 3
+    for request, answer in zip(requests, answers, strict=True):
+        assert _told(engine.generate([replace(request, salt="alone")])[0]) == _told(answer)
+        merged = model if request.adapter is None else changed(model, adapters[request.adapter])
+        expected = Engine(merged, tokenizer, path=path).generate([replace(request, adapter=None)])[0]
+        assert expected.ids == answer.ids
+        for ours, theirs in zip(answer.logprobs or [], expected.logprobs or [], strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    with pytest.raises(UserError, match=r"blocks\.9\.mlp\.up"):
+        engine.add_adapter("three", Adapter({"blocks.9.mlp.up": LowRank(torch.zeros(1, 32), torch.zeros(64, 1))}))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_long_prompts_preemption_and_chunks_change_nothing(
+    make_model: MakeModel, tokenizer: Tokenizer, path: Path
+) -> None:
+    model = make_model(tokenizer.size)
+    requests = [replace(request, max_tokens=60) for request in many_requests(tokenizer, 6)]
+    expected = Engine(model, tokenizer, path=path).generate(requests)
+    least = Engine(model, tokenizer, path=path)
+    memory = least.runner.block_bytes * 14  # one context takes 12
+    engine = Engine(model, tokenizer, slots=4, path=path, memory=memory, step_tokens=23)
+    assert [_told(answer) for answer in engine.generate(requests)] == [_told(answer) for answer in expected]
+    assert engine.scheduler.preemptions > 0
+    engine.invariants()
+
+
+@pytest.mark.parametrize("path", ["auto", "plain"])
+def test_weights_that_are_no_numbers_are_said_at_load(make_model: MakeModel, tokenizer: Tokenizer, path: Path) -> None:
+    for broken in (float("nan"), float("inf")):
+        model = make_model(tokenizer.size)
+        with torch.no_grad():
+            model.blocks[1].mlp.down.weight[3, 4] = broken
+        with pytest.raises(UserError, match=r"blocks\.1\.mlp\.down\.weight are not all finite"):
+            Engine(model, tokenizer, path=path)
+
+
+def test_a_path_that_cannot_be_had_is_said(
+    make_model: MakeModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(tokenizer.size)
+    assert Engine(model, tokenizer).runner.describe().startswith("native")
+    monkeypatch.setattr("underlay.generate.native.build.find_compiler", lambda: None)
+    described = Engine(model, tokenizer).runner.describe()
+    assert described.startswith("plain")
+    assert "there is no C++ compiler; install g++ or clang++" in described
+    with pytest.raises(UserError, match=r"the native path cannot run this model: there is no C\+\+ compiler"):
+        Engine(model, tokenizer, path="native")
+    with pytest.raises(UserError, match="cache: int8 keys and values need the native path"):
+        Engine(model, tokenizer, cache="int8")
+
+
+def test_constraints_hold_and_fail_by_themselves(engine: Engine) -> None:
+    sampling = Sampling(1.2, seed=4)
+    colour, number, other = engine.generate(
+        [
+            Request([9], 30, sampling, constraint=Constraint(choices=("red", "green"))),
+            Request([9], 30, sampling, constraint=Constraint(regex="[0-9]{2,4}")),
+            Request([9], 30, sampling, stop_ids=NEVER),
+        ]
+    )
+    assert colour.text in ("red", "green")
+    assert colour.finish == number.finish == "stop"
+    assert re.fullmatch("[0-9]{2,4}", number.text)
+    assert other.ids == engine.generate([Request([9], 30, sampling, stop_ids=NEVER)])[0].ids
+    with pytest.raises(ParameterError, match=r"^constraint: "):
+        engine.submit(Request([9], 30, constraint=Constraint(regex="(")))
+    impossible = Sampling(0, bias=dict.fromkeys(range(300), -100.0))
+    failed = engine.generate([Request([9], 5, impossible)])[0]
+    assert failed.finish == "failed"
+    assert failed.error

@@ -5,8 +5,6 @@ from typing import Any
 
 from rich.text import Text
 
-from underlay.trace.spans import covered
-
 _STYLES = ("black on bright_yellow", "black on bright_cyan", "black on bright_green", "black on bright_magenta")
 
 
@@ -28,6 +26,8 @@ def sources_of(trace: Mapping[str, Any], written_from: int = 0) -> list[Text]:
 
     `written_from`: byte at which the model's own words begin, where the text starts with a prompt.
     """
+    from underlay.trace.spans import covered
+
     lines = []
     for number, span in enumerate(trace["spans"], 1):
         places = [f"{m['source']}:{m['line']} ({m['licence'] or 'licence unknown'})" for m in span["matches"][:1]]

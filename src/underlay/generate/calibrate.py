@@ -72,12 +72,12 @@ def calibrate(
 
 def gptq(weight: Tensor, hessian: Tensor, bits: Bits) -> QuantisedMatrix:
     """Quantise a matrix (outputs, inputs) for inputs whose products, summed, are `hessian` (inputs, inputs)."""
-    plain = round_to_nearest(weight, bits)
-    bits, order = plain.bits, hessian.diagonal().argsort(descending=True)
-    scales = best_scales(weight.float(), bits, hessian.diagonal().float())
+    plain, damped = round_to_nearest(weight, bits), _damped(hessian)
+    bits, order = plain.bits, damped.diagonal().argsort(descending=True, stable=True)
+    scales = best_scales(weight.float(), bits, damped.diagonal().float())
     each = scales.repeat_interleave(weight.shape[1] // scales.shape[1], 1).T[order]
     # On its side, so that a column lies together.
-    columns, factor = weight.float().T[order], _factor(hessian[order][:, order]).float()
+    columns, factor = weight.float().T[order], _factor(damped[order][:, order]).float()
     values = torch.empty_like(columns)
     for first in range(0, len(columns), _AT_ONCE):
         last = min(first + _AT_ONCE, len(columns))
@@ -110,12 +110,15 @@ def sum_of_squares(inputs: Iterable[Tensor]) -> Tensor:
     return total
 
 
+def _damped(hessian: Tensor) -> Tensor:
+    """H with something on its diagonal also for inputs that are never there, so that it has an inverse."""
+    mean = float(hessian.diagonal().mean()) or 1.0
+    return hessian + DAMPING * mean * torch.eye(len(hessian), dtype=hessian.dtype)
+
+
 def _factor(hessian: Tensor) -> Tensor:
-    """U, upper triangular, with U'U the inverse of H and what is added to its diagonal."""
-    diagonal = hessian.diagonal()
-    mean = float(diagonal.mean()) or 1.0
-    damped = hessian + torch.diag(torch.full_like(diagonal, DAMPING * mean))
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    """U, upper triangular, with U'U the inverse of H."""
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
 
 
 @dataclass

@@ -35,7 +35,7 @@ HEAD = "head"
 """What the output head is called, also where it is the embedding."""
 
 _TRIED = (-8.0, 8.0, -7.0, 7.0, -7.5, 7.5, -8.5, 8.5, -9.0, 9.0)
-"""Levels that a group's largest weight is put to, in turn; the best is kept. Finer steps gain half a hundredth more."""
+"""Levels that a group's largest weight is put to, in turn; the best is kept. Finer steps gain a hundredth at most."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,18 @@ def best_scales(weight: Tensor, bits: Bits, importance: Tensor | None = None) ->
         return grouped.abs().amax(2) / HIGHEST[8]
     counts = torch.ones_like(grouped[:1]) if importance is None else importance.reshape(1, *grouped.shape[1:])
     largest = grouped.gather(2, grouped.abs().argmax(2, keepdim=True))
-    best, least = torch.zeros_like(largest), torch.full_like(largest, torch.inf)
+    # In units of its largest weight, so that no square of a group is too large or too small for float32.
+    unit = torch.where(largest == 0, 1, largest)
+    grouped = grouped / unit
+    best, least = torch.zeros_like(unit), torch.full_like(unit, torch.inf)
     for level in _TRIED:
-        scale = largest / level
+        scale = torch.full_like(unit, 1 / level)
         error = ((grouped - levels(grouped, scale, bits) * scale).square_() * counts).sum(2, keepdim=True)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     # Of all scales for the values now chosen, this one leaves the least error.
     values = levels(grouped, best, bits)
     power = (values.square() * counts).sum(2)
-    return torch.where(power > 0, (grouped * values * counts).sum(2) / power, best[..., 0])
+    return torch.where(power > 0, (grouped * values * counts).sum(2) / power, best[..., 0]) * unit[..., 0]
 
 
 def quantised_names(model: Decoder) -> list[str]:

@@ -147,7 +147,7 @@ def _divergence(model: Decoder, rounded: Decoder, folder: Path, context: int, co
     """How far what a quantised model expects is from what the model does, in nats a token, on held-out rows.
 
     The mean of KL(p || q) over all tokens. Perplexity can fall by chance where weights are shaken a little, above all
-    of a model that has not learned all it can; this cannot.
+    that of a model which has not learned all it can; this cannot.
     """
     rows, total = Rows(Dataset(folder, "heldout"), context, seed=0), 0.0
     count = min(count, rows.count)

@@ -24,6 +24,7 @@ KINDS = [
     ("int4", "bfloat16", "qwen3"),
     ("float32", "bfloat16", "mistral"),
     ("int8", "float32", "olmo"),
+    *((precision, "float32", "llama that is deep inside") for precision in ("float32", "bfloat16", "int8", "int4")),
 ]
 POOL = 64
 

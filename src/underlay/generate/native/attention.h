@@ -2,8 +2,9 @@
 //
 // A block holds, for every layer and key-value head, keys as [channel][16 places], so that the lanes of a vector are
 // places, and values as [place][channel], so that they are channels: neither needs sums across lanes. In bfloat16 two
-// channels of keys, or two places of values, share a 32-bit lane; int8 has a scale for each place and head. Every score,
-// every softmax and every sum of values runs over the places of its own query in their order: row invariance again.
+// channels of keys, or two places of values, share a 32-bit lane; int8 has a scale for each place and head. Every
+// score, every softmax and every sum of values runs over the places of its own query in their order: row invariance
+// again.
 #pragma once
 
 #include "linear.h"
@@ -64,12 +65,23 @@ inline void keep(const Seen& seen, int place, const float* key, const float* val
 
 // Products of R queries [R][stride] with the keys of P blocks: scores [R][scores_stride].
 template <Kind K, int R, int P>
-INLINE void meet(const Seen& seen, int block, const float* query, size_t stride, float* scores, size_t scores_stride) {
+INLINE void meet(const Seen& seen, int block, int end, const float* query, size_t stride, float* scores,
+                 size_t scores_stride) {
     F acc[R][P][PARTS] = {};
-    const char* keys[P];
-    UNROLL for (int p = 0; p < P; p++) keys[p] = seen.keys(block + p);
-    constexpr int STEP = K == BFLOAT16 ? 2 : 1;
-    for (int c = 0; c < seen.cache.real; c += STEP)
+    const char *keys[P], *next[P];
+    UNROLL for (int p = 0; p < P; p++) {
+        keys[p] = seen.keys(block + p);
+        next[p] = block + P + p < end ? seen.keys(block + P + p) : keys[p];
+    }
+    constexpr int STEP = K == BFLOAT16 ? 2 : 1, BYTES = K == FLOAT32 ? 4 : K == BFLOAT16 ? 2 : 1;
+    const ptrdiff_t values = seen.cache.part();
+    for (int c = 0; c < seen.cache.real; c += STEP) {
+        // The next blocks and the values are wanted soon, and lie apart, which the processor does not foresee.
+        if (c * BLOCK * BYTES % 64 == 0)
+            UNROLL for (int p = 0; p < P; p++) {
+                __builtin_prefetch(next[p] + c * BLOCK * BYTES, 0, 2);
+                __builtin_prefetch(keys[p] + values + c * BLOCK * BYTES, 0, 2);
+            }
         UNROLL for (int half = 0; half < STEP; half++)
             UNROLL for (int p = 0; p < P; p++) {
                 F w[PARTS];
@@ -87,6 +99,7 @@ INLINE void meet(const Seen& seen, int block, const float* query, size_t stride,
                     UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = fma(here, w[v], acc[r][p][v]);
                 }
             }
+    }
     UNROLL for (int p = 0; p < P; p++)
         UNROLL for (int v = 0; v < PARTS; v++)
             UNROLL for (int r = 0; r < R; r++) {
@@ -99,8 +112,8 @@ INLINE void meet(const Seen& seen, int block, const float* query, size_t stride,
 // Add to sums [R][stride], P panels of 16 channels, the values of whole blocks by their weights [R][weights_stride],
 // which begin with block `base`.
 template <Kind K, int R, int P>
-INLINE void mix(const Seen& seen, int base, int first, int last, const float* weights, size_t weights_stride, int channel,
-                float* sums, size_t stride) {
+INLINE void mix(const Seen& seen, int base, int first, int last, const float* weights, size_t weights_stride,
+                int channel, float* sums, size_t stride) {
     F acc[R][P][PARTS];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int p = 0; p < P; p++)
@@ -178,10 +191,10 @@ void attend_rows(const Seen& seen, const Asking* asking, float softcap, Attentio
     constexpr int P = std::max(1, std::min(MOST_WIDE, ACCUMULATORS / (R * PARTS)));
     int block = base;
     for (; block + P <= end; block += P)
-        meet<K, R, P>(seen, block, scratch.query.get(), channels, scores + (block - base) * BLOCK, stride);
+        meet<K, R, P>(seen, block, end, scratch.query.get(), channels, scores + (block - base) * BLOCK, stride);
     if constexpr (P > 1)
         for (; block < end; block++)
-            meet<K, R, 1>(seen, block, scratch.query.get(), channels, scores + (block - base) * BLOCK, stride);
+            meet<K, R, 1>(seen, block, end, scratch.query.get(), channels, scores + (block - base) * BLOCK, stride);
 
     int whole = base, last = end;        // blocks that all queries see wholly
     for (int r = 0; r < R; r++) {

@@ -1,6 +1,6 @@
 // The C interface of the native runner: a model is made of numbers and pointers, then asked to run. Nothing here knows
-// of Python or torch, so the library is built in seconds and by any compiler. Functions that may fail return a line that
-// says why, or null.
+// of Python or torch, so the library is built in seconds and by any compiler. A step that fails returns a line that says
+// why, or null.
 #include "step.h"
 
 using namespace underlay;
@@ -34,7 +34,8 @@ const char* check(Native& native, const std::vector<Work>& works, const int32_t*
         if (work.start < 0 || end > shape.context)
             return complain(name + "places " + std::to_string(work.start) + ".." + std::to_string(end - 1) +
                             " are outside the context of " + std::to_string(shape.context));
-        if (work.wanted < 0 || work.wanted > work.tokens) return complain(name + "more logits wanted than tokens given");
+        if (work.wanted < 0 || work.wanted > work.tokens)
+            return complain(name + "more logits wanted than tokens given");
         for (int i = 0; i < work.tokens; i++, token++)
             if (tokens[token] < 0 || tokens[token] >= shape.vocabulary)
                 return complain(name + "token " + std::to_string(tokens[token]) + " is outside the vocabulary of " +
@@ -54,7 +55,14 @@ const char* check(Native& native, const std::vector<Work>& works, const int32_t*
 
 extern "C" {
 
-Native* underlay_new(const Shape* shape) { return new Native(*shape); }
+// Null where there is no memory, or no thread, for it.
+Native* underlay_new(const Shape* shape) {
+    try {
+        return new Native(*shape);
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
 void underlay_free(Native* native) { delete native; }
 int64_t underlay_block_bytes(const Native* native) { return (int64_t)native->model.block_bytes; }
 int32_t underlay_lanes() { return LANES; }

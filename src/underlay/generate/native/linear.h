@@ -1,6 +1,6 @@
-// Matrix products. A matrix lies in panels of 16 outputs; lanes of a vector are outputs, and inputs are walked one after
-// the other. So each output of each row is one chain of additions in the order of the inputs, however many rows there
-// are: that is what row invariance rests on, and what makes one row and many rows the same code.
+// Matrix products. A matrix lies in panels of 16 outputs; lanes of a vector are outputs, and inputs are walked one
+// after the other. So each output of each row is one chain of additions in the order of the inputs, however many rows
+// there are: that is what row invariance rests on, and what makes one row and many rows the same code.
 //
 //     float32   [panel][input][16]
 //     bfloat16  [panel][input / 2][16][2]      two inputs share a lane; each is widened by one instruction
@@ -17,10 +17,12 @@ namespace underlay {
 enum Kind { FLOAT32, BFLOAT16, INT8, INT4 };
 constexpr int GROUP = 32;                // inputs that share a scale in int4
 constexpr int MOST_WIDE = 4;             // panels that are walked side by side
-constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;
-constexpr int MOST_ROWS = PARTS == 4 ? 6 : REGISTERS == 32 ? 8 : 6;
-constexpr int DEPTH = 512;               // inputs walked at a time where there are many rows: they stay in the cache
-constexpr int BAND = 96;                 // rows that are taken through a few panels at a time
+constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;  // vectors of sums that registers hold beside what is summed
+constexpr int MOST_ROWS = REGISTERS == 32 ? 8 : 6;
+constexpr int ROWS[] = {MOST_ROWS, MOST_ROWS - 2, MOST_ROWS, 4};  // of one product, by kind: what registers hold
+constexpr int WIDENED = 24;              // rows from which on bfloat16 is widened once for all of them
+constexpr int DEPTHS[] = {192, 384, 512, 512};  // inputs walked at a time by many rows, by kind: two panels stay in L1
+constexpr int BAND = 128;                // rows that are taken through a few panels at a time
 
 struct Matrix {
     Kind kind = FLOAT32;
@@ -80,12 +82,42 @@ inline void pack_panel(Matrix& m, int panel, const void* weight) {
     }
 }
 
+// Inputs first..last - 1 of a bfloat16 panel as float32, [input][16]; one more where their number is odd.
+inline void widen_panel(const char* panel, int first, int last, float* to) {
+    for (int k = first; k < last; k += 2, to += 2 * PANEL)
+        UNROLL for (int v = 0; v < PANEL; v += LANES) {
+            U pairs = load_as<U>((const float*)panel + (size_t)k / 2 * PANEL + v);
+            store(to + v, even_half(pairs));
+            store(to + PANEL + v, odd_half(pairs));
+        }
+}
+
+// acc[r][p][v] += x[r] * weight(p, v). What is loaded once and kept in a register is the shorter of the two lists, so
+// that the sums have the rest of the registers to themselves.
+template <int R, int P, class Weight>
+INLINE void accumulate(F (&acc)[R][P][PARTS], const float* x, size_t stride, const Weight& weight) {
+    if constexpr (P == 1) {
+        F w[PARTS];
+        UNROLL for (int v = 0; v < PARTS; v++) w[v] = weight(0, v);
+        UNROLL for (int r = 0; r < R; r++) {
+            F here = splat(x[r * stride]);
+            UNROLL for (int v = 0; v < PARTS; v++) acc[r][0][v] = fma(here, w[v], acc[r][0][v]);
+        }
+    } else {
+        F here[R];
+        UNROLL for (int r = 0; r < R; r++) here[r] = splat(x[r * stride]);
+        UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int v = 0; v < PARTS; v++) {
+                F w = weight(p, v);
+                UNROLL for (int r = 0; r < R; r++) acc[r][p][v] = fma(here[r], w, acc[r][p][v]);
+            }
+    }
+}
+
 // Inputs first..last - 1 of R rows with P panels; tile: [R][stride] float32, or int32 until the last inputs have come.
 template <Kind K, int R, int P>
-INLINE void multiply_add(const Matrix& m, int panel, const Rows& rows, int row, int first, int last, float* tile,
-                         size_t stride) {
-    const char* base = m.panel(panel);
-    const size_t apart = m.panel_bytes;
+APART void multiply_add(const Matrix& m, const char* base, size_t apart, int panel, const Rows& rows, int row,
+                        int first, int last, float* tile, size_t stride) {
     bool begins = first == 0, ends = last == m.inputs;
     if constexpr (K == FLOAT32 || K == BFLOAT16) {
         F acc[R][P][PARTS];
@@ -95,34 +127,16 @@ INLINE void multiply_add(const Matrix& m, int panel, const Rows& rows, int row, 
                     acc[r][p][v] = begins ? F{} : load(tile + r * stride + p * PANEL + v * LANES);
         const float* x = rows.x + row * rows.x_stride;
         const size_t ld = rows.x_stride;
-        if constexpr (K == FLOAT32) {
-            for (int k = first; k < last; k++)
-                UNROLL for (int p = 0; p < P; p++) {
-                    F w[PARTS];
-                    UNROLL for (int v = 0; v < PARTS; v++)
-                        w[v] = load((const float*)(base + p * apart) + (size_t)k * PANEL + v * LANES);
-                    UNROLL for (int r = 0; r < R; r++) {
-                        F here = splat(x[r * ld + k]);
-                        UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = fma(here, w[v], acc[r][p][v]);
-                    }
-                }
-        } else {
-            for (int k = first; k < last; k += 2)
-                UNROLL for (int p = 0; p < P; p++) {
-                    const char* pairs = base + p * apart + (size_t)k * PANEL * 2;
-                    F w[PARTS];
-                    UNROLL for (int v = 0; v < PARTS; v++) w[v] = even_half(load_as<U>(pairs + v * LANES * 4));
-                    UNROLL for (int r = 0; r < R; r++) {
-                        F here = splat(x[r * ld + k]);
-                        UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = fma(here, w[v], acc[r][p][v]);
-                    }
-                    UNROLL for (int v = 0; v < PARTS; v++) w[v] = odd_half(load_as<U>(pairs + v * LANES * 4));
-                    UNROLL for (int r = 0; r < R; r++) {
-                        F here = splat(x[r * ld + k + 1]);
-                        UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = fma(here, w[v], acc[r][p][v]);
-                    }
-                }
-        }
+        constexpr int STEP = K == BFLOAT16 ? 2 : 1;
+        for (int k = first; k < last; k += STEP)
+            UNROLL for (int half = 0; half < STEP; half++) {
+                accumulate<R, P>(acc, x + k + half, ld, [&](int p, int v) {
+                    const float* at = (const float*)(base + p * apart) + (size_t)(k / STEP) * PANEL + v * LANES;
+                    if constexpr (K == FLOAT32) return load(at);
+                    else return half ? odd_half(load_as<U>(at)) : even_half(load_as<U>(at));
+                });
+                FENCE;
+            }
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int p = 0; p < P; p++)
                 UNROLL for (int v = 0; v < PARTS; v++)
@@ -165,17 +179,25 @@ INLINE void multiply_add(const Matrix& m, int panel, const Rows& rows, int row, 
             I acc[R][P][PARTS];
             UNROLL for (int r = 0; r < R; r++)
                 UNROLL for (int p = 0; p < P; p++)
-                    UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = splat(-8 * sums[r * rows.sums_stride + group]);
+                    UNROLL for (int v = 0; v < PARTS; v++)
+                        acc[r][p][v] = splat(-8 * sums[r * rows.sums_stride + group]);
             for (int k = group * GROUP; k < (group + 1) * GROUP; k += 8)
-                UNROLL for (int p = 0; p < P; p++)
-                    UNROLL for (int v = 0; v < PARTS; v++) {
-                        US four = load_as<US>(base + p * apart + (size_t)k * PANEL / 2 + v * LANES * 4);
-                        UNROLL for (int t = 0; t < 4; t++) {
-                            S w = (S)(t == 3 ? four >> 12 : (four >> (4 * t)) & nibble);
-                            UNROLL for (int r = 0; r < R; r++)
-                                acc[r][p][v] = pair_sum(acc[r][p][v], w, splat_pair(q + r * ld + k + 2 * t));
+                UNROLL for (int p = 0; p < P; p++) {
+                    US four[PARTS];
+                    UNROLL for (int v = 0; v < PARTS; v++)
+                        four[v] = load_as<US>(base + p * apart + (size_t)k * PANEL / 2 + v * LANES * 4);
+                    UNROLL for (int t = 0; t < 4; t++) {
+                        S w[PARTS];
+                        UNROLL for (int v = 0; v < PARTS; v++) {
+                            w[v] = (S)(t == 3 ? four[v] : four[v] & nibble);
+                            four[v] = four[v] >> 4;
+                        }
+                        UNROLL for (int r = 0; r < R; r++) {
+                            S here = splat_pair(q + r * ld + k + 2 * t);
+                            UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = pair_sum(acc[r][p][v], w[v], here);
                         }
                     }
+                }
             UNROLL for (int p = 0; p < P; p++)
                 UNROLL for (int v = 0; v < PARTS; v++) {
                     F scale = load(m.scales.get() + ((panel + p) * groups + group) * PANEL + v * LANES);
@@ -197,22 +219,25 @@ INLINE void multiply_add(const Matrix& m, int panel, const Rows& rows, int row, 
 }
 
 template <Kind K, int R>
-void multiply_rows(const Matrix& m, int panel, int panels, const Rows& rows, int row, int first, int last, float* tile,
-                   size_t stride) {
-    constexpr int P = std::max(1, std::min(MOST_WIDE, ACCUMULATORS / (R * PARTS)));
+void multiply_rows(const Matrix& m, const char* base, size_t apart, int panel, int panels, const Rows& rows, int row,
+                   int first, int last, float* tile, size_t stride) {
+    constexpr int SUMS = K == FLOAT32 || K == INT8 ? ACCUMULATORS : ACCUMULATORS - 4;
+    constexpr int P = std::max(1, std::min(MOST_WIDE, SUMS / (R * PARTS)));
     int done = 0;
     for (; done + P <= panels; done += P)
-        multiply_add<K, R, P>(m, panel + done, rows, row, first, last, tile + done * PANEL, stride);
+        multiply_add<K, R, P>(m, base + done * apart, apart, panel + done, rows, row, first, last, tile + done * PANEL,
+                              stride);
     if constexpr (P > 1)
         for (; done < panels; done++)
-            multiply_add<K, R, 1>(m, panel + done, rows, row, first, last, tile + done * PANEL, stride);
+            multiply_add<K, R, 1>(m, base + done * apart, apart, panel + done, rows, row, first, last,
+                                  tile + done * PANEL, stride);
 }
 
 template <Kind K>
-void multiply_kind(const Matrix& m, int panel, int panels, const Rows& rows, int row, int count, int first, int last,
-                   float* tile, size_t stride) {
+void multiply_kind(const Matrix& m, const char* base, size_t apart, int panel, int panels, const Rows& rows, int row,
+                   int count, int first, int last, float* tile, size_t stride) {
 #define UNDERLAY_ROWS(R) \
-    case R: return multiply_rows<K, R>(m, panel, panels, rows, row, first, last, tile, stride);
+    case R: return multiply_rows<K, R>(m, base, apart, panel, panels, rows, row, first, last, tile, stride);
     switch (count) {
         UNDERLAY_ROWS(1)
         UNDERLAY_ROWS(2)
@@ -231,21 +256,36 @@ void multiply_kind(const Matrix& m, int panel, int panels, const Rows& rows, int
 // A band of rows (BAND at most) with a few panels (MOST_WIDE at most): tile [count][stride] = rows matrix^T.
 inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, int row, int count, float* tile,
                      size_t stride) {
-    int bunches = (count + MOST_ROWS - 1) / MOST_ROWS;
-    int depth = bunches == 1 ? m.inputs : DEPTH;
-    for (int first = 0; first < m.inputs; first += depth) {
-        int last = std::min(first + depth, m.inputs);
-        for (int bunch = 0; bunch < bunches; bunch++) {
-            int from = count * bunch / bunches, many = count * (bunch + 1) / bunches - from;
-            float* to = tile + from * stride;
-            switch (m.kind) {
-            case FLOAT32: multiply_kind<FLOAT32>(m, panel, panels, rows, row + from, many, first, last, to, stride); break;
-            case BFLOAT16: multiply_kind<BFLOAT16>(m, panel, panels, rows, row + from, many, first, last, to, stride); break;
-            case INT8: multiply_kind<INT8>(m, panel, panels, rows, row + from, many, first, last, to, stride); break;
-            case INT4: multiply_kind<INT4>(m, panel, panels, rows, row + from, many, first, last, to, stride); break;
+    bool widened = m.kind == BFLOAT16 && count >= WIDENED;
+    Kind kind = widened ? FLOAT32 : m.kind;
+    int bunches = (count + ROWS[kind] - 1) / ROWS[kind];
+    int depth = bunches == 1 ? m.inputs : DEPTHS[kind], together = bunches == 1 ? panels : 2;
+    alignas(64) float wide[2 * DEPTHS[FLOAT32] * PANEL];
+    for (int first = 0; first < m.inputs; first += depth)
+        for (int done = 0; done < panels; done += together) {
+            int last = std::min(first + depth, m.inputs), few = std::min(together, panels - done);
+            const char* base = m.panel(panel + done);
+            size_t apart = m.panel_bytes;
+            if (widened) {
+                apart = DEPTHS[FLOAT32] * PANEL * sizeof(float);
+                for (int p = 0; p < few; p++)
+                    widen_panel(m.panel(panel + done + p), first, last, wide + p * DEPTHS[FLOAT32] * PANEL);
+                base = (const char*)(wide - first * PANEL);
+            }
+            for (int bunch = 0; bunch < bunches; bunch++) {
+                int from = count * bunch / bunches, many = count * (bunch + 1) / bunches - from;
+                float* to = tile + from * stride + done * PANEL;
+#define UNDERLAY_KIND(K) \
+    case K: multiply_kind<K>(m, base, apart, panel + done, few, rows, row + from, many, first, last, to, stride); break;
+                switch (kind) {
+                    UNDERLAY_KIND(FLOAT32)
+                    UNDERLAY_KIND(BFLOAT16)
+                    UNDERLAY_KIND(INT8)
+                    UNDERLAY_KIND(INT4)
+                }
+#undef UNDERLAY_KIND
             }
         }
-    }
 }
 
 }  // namespace underlay

@@ -68,14 +68,16 @@ struct Model {
     size_t block_bytes;
     Pool pool;
     std::mutex turn;
-    std::string complaint;
 
     explicit Model(const Shape& given)
         : shape(given), layers(given.depth),
-          cache{(Kind)given.cache, given.kv_heads, given.head_dim, (int)round_up(given.head_dim, PANEL)}, pool(given.threads) {
+          cache{(Kind)given.cache, given.kv_heads, given.head_dim, (int)round_up(given.head_dim, PANEL)},
+          pool(given.threads) {
         block_bytes = round_up(cache.layer_bytes() * given.depth, 64);
     }
-    Matrix& matrix(int slot) { return slot == shape.depth * SLOTS ? head : layers[slot / SLOTS].matrices[slot % SLOTS]; }
+    Matrix& matrix(int slot) {
+        return slot == shape.depth * SLOTS ? head : layers[slot / SLOTS].matrices[slot % SLOTS];
+    }
     Norm& norm_at(int slot) {
         return slot == shape.depth * NORM_SLOTS ? norm : layers[slot / NORM_SLOTS].norms[slot % NORM_SLOTS];
     }

@@ -1,5 +1,5 @@
-// What is done to one row by itself: norms, positions, whole numbers for integer products. Rows are padded with zeros to
-// a multiple of 16, so that loops need no tails; sums leave the padding out because it is zero.
+// What is done to one row by itself: norms, positions, whole numbers for integer products. Rows are padded with zeros
+// to a multiple of 16, so that loops need no tails; sums leave the padding out because it is zero.
 #pragma once
 
 #include "linear.h"

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from underlay.errors import UserError
+from underlay.errors import MachineError, UserError
 from underlay.generate.adapters import Adapter
 from underlay.generate.native import build
 from underlay.generate.native.describe import HEAD, MATRICES, Step, matrices, norms, ropes, settings, shape, unsupported
@@ -62,6 +62,8 @@ class NativeRunner:
         self._library = _declared(build.library())
         shaped = shape(model, KINDS[cache], self.threads)
         self._native = self._library.underlay_new(ctypes.byref(shaped))
+        if not self._native:
+            raise MachineError(f"the native runner gets no memory, or not {self.threads} threads, from the system")
         weakref.finalize(self, self._library.underlay_free, self._native)
         self.block_bytes: int = self._library.underlay_block_bytes(self._native)
         self._adapters: dict[str, int] = {}

@@ -1,5 +1,5 @@
-// One step of a model: many rows go through all layers. All threads run `Step::thread`; work is handed out in units that
-// depend on nothing but the model and the rows, so that who does what, and how many do it, changes no number.
+// One step of a model: many rows go through all layers. All threads run `Step::thread`; work is handed out in units
+// whose numbers are their own, so that who does what, and how many do it, changes none.
 #pragma once
 
 #include "model.h"
@@ -43,8 +43,8 @@ struct Product {
 
 class Step {
   public:
-    Step(Model& model, Table& table, const std::vector<Work>& works, const std::vector<Row>& rows, const int32_t* blocks,
-         char* pool, const std::vector<int>& wanted, float* out, const int32_t* targets)
+    Step(Model& model, Table& table, const std::vector<Work>& works, const std::vector<Row>& rows,
+         const int32_t* blocks, char* pool, const std::vector<int>& wanted, float* out, const int32_t* targets)
         : model(model), shape(model.shape), t(table), works(works), rows(rows), count((int)rows.size()), blocks(blocks),
           pool(pool), wanted(wanted), out(out), targets(targets) {
         width = round_up(shape.width, PANEL);
@@ -106,7 +106,8 @@ class Step {
             desk.tile.reserve(BAND * TILE_STRIDE), desk.second_tile.reserve(BAND * TILE_STRIDE);
             desk.x.reserve(FEW * deepest), desk.q.reserve(FEW * deepest), desk.sums.reserve(FEW * deepest / GROUP);
             AttentionScratch& scratch = desk.attention;
-            scratch.query.reserve(MOST_ROWS * model.cache.channels), scratch.sums.reserve(MOST_ROWS * model.cache.channels);
+            scratch.query.reserve(MOST_ROWS * model.cache.channels);
+            scratch.sums.reserve(MOST_ROWS * model.cache.channels);
             scratch.scores.reserve(MOST_ROWS * places);
             scratch.places = std::max(scratch.places, places);
         }
@@ -167,7 +168,8 @@ class Step {
     void add(Desk& desk, const float* from, size_t stride, const Matrix& matrix, int slot, const Layer& layer,
              const Norm& after) {
         static const Norm none;
-        Product product[] = {{&matrix, slot, after ? t.change.get() : t.x.get(), width, after ? Into::STORE : Into::ADD}};
+        Product product[] = {{&matrix, slot, t.x.get(), width, Into::ADD}};
+        if (after) product[0].out = t.change.get(), product[0].into = Into::STORE;
         multiply_all(desk, from, stride, none, product, 1);
         if (!after) return;
         each(count, 1, [&](int row) {
@@ -235,7 +237,8 @@ class Step {
             size_t inputs = round_up(products[0].matrix->inputs, PANEL);
             for (int r = 0; r < low->rank; r++) {
                 F total{};
-                for (size_t i = 0; i < inputs; i += LANES) total = fma(load(low->down.get() + r * inputs + i), load(x + i), total);
+                const float* down = low->down.get() + r * inputs;
+                for (size_t i = 0; i < inputs; i += LANES) total = fma(load(down + i), load(x + i), total);
                 thin_row(row, which)[r] = sum(total);
             }
         }
@@ -245,18 +248,19 @@ class Step {
     void thicken(int source, int row, int which, int slot, const Matrix& matrix, int panel, int panels, float* tile) {
         const LowRank* low = change(source, slot);
         if (!low) return;
-        size_t outputs = (size_t)matrix.panels * PANEL;
+        const size_t outputs = (size_t)matrix.panels * PANEL;
+        const float* up = low->up.get() + panel * PANEL;
         for (int i = 0; i < panels * PANEL; i += LANES) {
             F total{};
             for (int r = 0; r < low->rank; r++)
-                total = fma(splat(thin_row(row, which)[r]), load(low->up.get() + r * outputs + panel * PANEL + i), total);
+                total = fma(splat(thin_row(row, which)[r]), load(up + r * outputs + i), total);
             store(tile + i, load(tile + i) + total);
         }
     }
 
     // All rows times some matrices; ends with a barrier.
-    void multiply_all(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products, int number,
-                      const std::vector<int>* picked = nullptr) {
+    void multiply_all(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products,
+                      int number, const std::vector<int>* picked = nullptr) {
         Rows ready = prepare(desk, from, stride, norm, products, number, picked);
         int many = picked ? (int)picked->size() : count;
         multiply_rows_of(desk, ready, 0, many, products, number, picked);
@@ -283,7 +287,8 @@ class Step {
                 int band = std::min(BAND, many - row);
                 multiply(*product.matrix, panel, few, ready, first + row, band, desk.tile.get(), TILE_STRIDE);
                 if (product.second)
-                    multiply(*product.second, panel, few, ready, first + row, band, desk.second_tile.get(), TILE_STRIDE);
+                    multiply(*product.second, panel, few, ready, first + row, band, desk.second_tile.get(),
+                             TILE_STRIDE);
                 for (int r = 0; r < band; r++) {
                     int at = first + row + r, source = picked ? (*picked)[at] : at;
                     finish(desk, product, which, panel, few, at, source, row + r, r);
@@ -294,15 +299,16 @@ class Step {
 
     void finish(Desk& desk, const Product& product, int which, int panel, int panels, int row, int source, int out_row,
                 int tile_row) {
-        float *tile = desk.tile.get() + tile_row * TILE_STRIDE, *other = desk.second_tile.get() + tile_row * TILE_STRIDE;
+        float* tile = desk.tile.get() + tile_row * TILE_STRIDE;
+        float* other = desk.second_tile.get() + tile_row * TILE_STRIDE;
         const Matrix& matrix = *product.matrix;
         if (adapted) {
             thicken(source, row, which, product.slot, matrix, panel, panels, tile);
             if (product.second) thicken(source, row, 1, product.slot + 1, *product.second, panel, panels, other);
         }
         float* to = product.out + out_row * product.stride + panel * PANEL;
-        const float* bias = matrix.bias ? matrix.bias.get() + panel * PANEL : nullptr;
-        const float* other_bias = product.second && product.second->bias ? product.second->bias.get() + panel * PANEL : nullptr;
+        auto bias_of = [&](const Matrix* m) { return m && m->bias ? m->bias.get() + panel * PANEL : nullptr; };
+        const float *bias = bias_of(&matrix), *other_bias = bias_of(product.second);
         int columns = product.exact ? std::min(panels * PANEL, matrix.outputs - panel * PANEL) : panels * PANEL;
         for (int i = 0; i < panels * PANEL; i += LANES) {
             F v = load(tile + i);
@@ -427,7 +433,8 @@ class Step {
             multiply_rows_of(desk, ready, first, band, product, 1, &wanted);
             model.pool.barrier();
             each(band, 1, [&](int row) {
-                out[first + row] = log_probability(t.logits.get() + (size_t)row * vocabulary, vocabulary, targets[first + row]);
+                const float* logits = t.logits.get() + (size_t)row * vocabulary;
+                out[first + row] = log_probability(logits, vocabulary, targets[first + row]);
             });
             model.pool.barrier();
         }

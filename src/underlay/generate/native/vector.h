@@ -13,7 +13,9 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
+#define APART __attribute__((noinline))  // registers are handed out better in small functions
 #define UNROLL _Pragma("GCC unroll 16")
+#define FENCE asm volatile("" ::: "memory")  // loads stay on their side: again is cheaper than a register for long
 
 namespace underlay {
 

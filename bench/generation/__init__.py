@@ -1,0 +1,1 @@
+"""What `bench/generate.py` is made of: the models, the sides in processes of their own, and what is told of them."""
