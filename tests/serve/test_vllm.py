@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fake_vllm
 import pytest
 from fastapi.testclient import TestClient
-from world import make_adapter, make_model, prompt_of
 
+from serve import fake_vllm
+from serve.world import make_adapter, make_model, prompt_of
 from underlay.errors import UserError
 from underlay.generate import Constraint, Engine, ParameterError, Request, Sampling, ServingEngine
 from underlay.library import Artifact, Library

@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 from fastapi.testclient import TestClient
-from world import make_adapter, make_model
 
+from serve.world import make_adapter, make_model
 from underlay.errors import UserError
 from underlay.generate import Engine, ParameterError, Request, Sampling
 from underlay.library import Artifact, Library
