@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -161,6 +161,7 @@ def as_bytes(option: str, text: str) -> int:
 
 def _draft(small: "Artifact", large: "Artifact", slots: int) -> "Guesser":
     """What a smaller model proposes. Raises UserError where its tokens are others."""
+    from underlay.generate.engine import precision_of
     from underlay.generate.path import choose_runner
     from underlay.generate.speculate import Draft
     from underlay.models.storage import load_config, load_decoder, load_quantised
@@ -174,8 +175,6 @@ def _draft(small: "Artifact", large: "Artifact", slots: int) -> "Guesser":
     model, quantised = load_decoder(small.folder), load_quantised(small.folder)
     if model.config.vocabulary > (rows := load_config(large.folder).vocabulary):
         raise UserError(f"--draft {small.reference}: it has {model.config.vocabulary} rows of tokens, not {rows}")
-    precision: Any = "bfloat16" if quantised is None else "int8"
-    if quantised is not None and any(matrix.bits == 4 for matrix in quantised.values()):
-        precision = "int4"
+    precision = "bfloat16" if quantised is None else precision_of(quantised)
     runner = choose_runner(model, precision, None, "auto", None, quantised)
     return Draft(runner, model.config.context, slots)

@@ -101,7 +101,7 @@ class Engine:
         decoder with a tokenizer, or one of fewer bits than are asked for.
         """
         quantised = load_quantised(folder)
-        own: Precision = "bfloat16" if quantised is None else _precision(quantised)
+        own: Precision = "bfloat16" if quantised is None else precision_of(quantised)
         if quantised is not None and precision not in (None, own):
             raise UserError(
                 f"precision: the model is {own} already, and cannot be {precision}; take the model it is of"
@@ -290,6 +290,6 @@ class Engine:
         handle.prompt_logprobs += told[len(handle.prompt_logprobs) - first :]
 
 
-def _precision(quantised: Mapping[str, QuantisedMatrix]) -> Precision:
-    """A model of four bits may have matrices of eight, which did not fit."""
+def precision_of(quantised: Mapping[str, QuantisedMatrix]) -> Precision:
+    """What quantised matrices come to. A model of four bits may have matrices of eight, which did not fit."""
     return "int4" if any(matrix.bits == 4 for matrix in quantised.values()) else "int8"

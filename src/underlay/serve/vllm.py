@@ -80,7 +80,7 @@ class VllmEngine:
     ) -> None:
         """Take a model's folder, and the same model as `exported`.
 
-        precision: by default that of the weights. memory: bytes for keys and values; by default vLLM takes what is
+        precision: by default bfloat16. memory: bytes for keys and values; by default vLLM takes what is
         free. adapters: folders of `peft` by name. growing: whether more of them may come later. Raises UserError
         where vLLM is missing or refuses the model, or an adapter does not fit it.
         """
@@ -106,7 +106,7 @@ class VllmEngine:
         given = {name: self.read_adapter(place) for name, place in (adapters or {}).items()}
         settings: dict[str, Any] = {
             "model": str(whole),
-            "dtype": precision or "auto",
+            "dtype": precision or "bfloat16",
             "max_model_len": config.context,
             "max_num_seqs": slots,
             "max_logprobs": MOST_LOGPROBS,
