@@ -16,6 +16,7 @@ from underlay.generate import Constraint, Engine, ParameterError, Request, Sampl
 from underlay.library import Artifact, Library
 from underlay.serve import create_app
 from underlay.serve.vllm import VllmEngine, exported
+from underlay.text import Special
 
 SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"], "additionalProperties": False}
 
@@ -111,6 +112,19 @@ def test_stops_prompts_and_lengths_are_as_ours(
     assert answers[5].truncated_tokens > 0
     assert not engine._engine.requests, "vLLM still works on what has ended here"
     assert engine.running + engine.waiting == 0
+
+
+def test_only_what_the_request_names_ends_an_answer(engine: VllmEngine, own: Engine, artifact: Artifact) -> None:
+    end = Sampling(bias={own.tokenizer.special(Special.EOS): 100})
+    for stop_ids, finish, length in ((None, "stop", 1), (frozenset(), "length", 6)):
+        answer = run(engine, [Request(prompt_of(artifact), 6, end, stop_ids=stop_ids)])[0]
+        assert (answer.finish, len(answer.ids)) == (finish, length)
+
+
+def test_prompts_are_remembered_within_their_salt(engine: VllmEngine, artifact: Artifact) -> None:
+    ids = prompt_of(artifact) * 4
+    for salt, remembered in (("", False), ("", True), ("pepper", False), ("pepper", True)):
+        assert bool(run(engine, [Request(ids, 2, salt=salt)])[0].cached_tokens) == remembered
 
 
 def test_forms_are_held_to(engine: VllmEngine, artifact: Artifact) -> None:
