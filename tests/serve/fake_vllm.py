@@ -5,6 +5,7 @@ limits of parameters, deltas that carry the token which ended an answer, log-pro
 that would wait for ever where there is nothing to do, aborts that are silent about unknown requests.
 """
 
+import secrets
 import sys
 import types
 from collections.abc import Mapping
@@ -247,7 +248,7 @@ class LLMEngine:
             presence=params.presence_penalty,
             frequency=params.frequency_penalty,
             bias={token: max(-100, min(100, value)) for token, value in (params.logit_bias or {}).items()},
-            seed=params.seed or 0,
+            seed=secrets.randbits(40) if params.seed is None else params.seed,
         )
         assert params.max_tokens
         return Request(
