@@ -191,6 +191,7 @@ class LLMEngine:
         self.told: set[str] = set()
         self.loras: dict[int, LoRARequest] = {}
         self.aborted: list[str] = []
+        self.names: set[str] = set()
 
     def has_unfinished_requests(self) -> bool:
         return bool(self.requests)
@@ -303,7 +304,8 @@ class LLMEngine:
         if not self.args.enable_lora:
             raise Exception("Call to add_lora method failed: LoRA is not enabled")
         assert lora_request.lora_int_id not in self.loras
-        assert lora_request.lora_name not in [one.lora_name for one in self.loras.values()]
+        assert lora_request.lora_name not in self.names, "what vLLM remembers of prompts is another's"
+        self.names.add(lora_request.lora_name)
         adapter = self.inner.read_adapter(Path(lora_request.lora_path))
         if any(change.down.shape[0] > self.args.max_lora_rank for change in adapter.changes.values()):
             raise Exception("Call to add_lora method failed: LoRA rank is greater than max_lora_rank")
