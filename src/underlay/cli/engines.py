@@ -1,17 +1,26 @@
-"""What the verbs that generate share: how precise a model is taken, and its adapters."""
+"""What the verbs that generate share: which engine answers, how precise it is, what memory it has, and its adapters."""
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from underlay.config import quantity
 from underlay.errors import UserError
 
 if TYPE_CHECKING:
     from underlay.generate import Engine
+    from underlay.generate.speculate import Guesser
+    from underlay.library import Artifact, Library
+    from underlay.serve.vllm import VllmEngine
+
+PrecisionName = Literal["float32", "bfloat16", "int8", "int4"]
+_PANEL = "How it is computed"
 
 PrecisionOption = Annotated[
-    Literal["float32", "bfloat16", "int8", "int4"] | None,
+    PrecisionName | None,
     typer.Option(
         "--precision", help="Of the weights; by default bfloat16, or what a quantised model has.", show_default=False
     ),
@@ -20,22 +29,152 @@ AdapterOption = Annotated[
     list[str] | None,
     typer.Option("--adapter", metavar="NAME=FOLDER", help="A LoRA adapter, as peft writes it; may be repeated."),
 ]
+OneAdapterOption = Annotated[
+    str | None, typer.Option("--adapter", metavar="FOLDER", help="Answer with a LoRA adapter, as peft writes it.")
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="For keys and values, such as 2GB; by default every slot's context, or half of what is free.",
+        rich_help_panel=_PANEL,
+    ),
+]
+CacheOption = Annotated[
+    Literal["float32", "bfloat16", "int8"] | None,
+    typer.Option(
+        "--cache",
+        help="Of keys and values; by default as precise as the weights.",
+        show_default=False,
+        rich_help_panel=_PANEL,
+    ),
+]
+GuessOption = Annotated[
+    bool,
+    typer.Option(
+        "--guess/--no-guess",
+        help="Guess ahead what stood in the text before: faster where texts repeat, the answers stay the same.",
+        rich_help_panel=_PANEL,
+    ),
+]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="MODEL",
+        help="A smaller model with the same tokenizer guesses ahead; the answers stay the same.",
+        rich_help_panel=_PANEL,
+    ),
+]
 
 
-def load_engine(
-    folder: Path, slots: int, precision: Literal["float32", "bfloat16", "int8", "int4"] | None, adapters: list[str]
-) -> "Engine":
-    """The engine of a model's folder, its adapters loaded. Raises UserError."""
-    from underlay.generate import Engine
-    from underlay.generate.adapters import load_adapter
-    from underlay.models.storage import load_decoder
+@dataclass(frozen=True)
+class EngineChoice:
+    """What the user wants of an engine, as it was given."""
 
-    engine = Engine.load(folder, slots, precision)
-    if adapters:
-        model = load_decoder(folder)
-        for given in adapters:
+    slots: int = 1
+    precision: PrecisionName | None = None
+    adapters: list[str] = field(default_factory=list)
+    """Each NAME=FOLDER."""
+    memory: str | None = None
+    cache: Literal["float32", "bfloat16", "int8"] | None = None
+    guess: bool = False
+    draft: str | None = None
+
+    def folders(self) -> dict[str, Path]:
+        """The adapters' folders by name. Raises UserError where one is not given as NAME=FOLDER, or a name twice."""
+        found: dict[str, Path] = {}
+        for given in self.adapters:
             name, _, place = given.partition("=")
             if not name or not place:
                 raise UserError(f"--adapter {given}: write a name, = and the adapter's folder")
-            engine.add_adapter(name, load_adapter(Path(place), model))
-    return engine
+            if name in found:
+                raise UserError(f"--adapter {given}: there are two called {name}")
+            found[name] = Path(place)
+        return found
+
+    def load(self, shelf: "Library", artifact: "Artifact") -> "Engine":
+        """Our engine of a model, its adapters loaded. Raises UserError."""
+        from underlay.generate import Engine
+
+        folders, memory = self.folders(), None if self.memory is None else as_bytes("--memory", self.memory)
+        guesser = self._guesser(shelf, artifact)
+        engine = Engine.load(
+            artifact.folder, self.slots, self.precision, memory=memory, cache=self.cache, guesser=guesser
+        )
+        for name, folder in folders.items():
+            engine.add_adapter(name, engine.read_adapter(folder))
+        return engine
+
+    def load_vllm(self, shelf: "Library", artifact: "Artifact", growing: bool) -> "VllmEngine":
+        """vLLM's engine of a model, written for it beside the library. Raises UserError.
+
+        growing: whether adapters may be loaded later.
+        """
+        from underlay.serve.vllm import VllmEngine, exported, require
+
+        require()
+        if self.precision in ("int8", "int4"):
+            raise UserError(f"--precision {self.precision}: not with --engine vllm; it takes float32 or bfloat16")
+        for option, given in (("--cache", self.cache), ("--guess", self.guess), ("--draft", self.draft)):
+            if given:
+                raise UserError(f"{option}: not with --engine vllm, which has settings of its own for it")
+        memory = None if self.memory is None else as_bytes("--memory", self.memory)
+        whole = exported(artifact, shelf.root.parent / f"{shelf.root.name}-exports")
+        return VllmEngine(
+            artifact.folder,
+            whole,
+            self.slots,
+            self.precision,  # type: ignore[arg-type]
+            memory,
+            self.folders(),
+            growing,
+        )
+
+    def _guesser(self, shelf: "Library", artifact: "Artifact") -> "Guesser | None":
+        from underlay.generate.speculate import Lookup
+
+        if self.draft is None:
+            return Lookup() if self.guess else None
+        if self.guess:
+            raise UserError("--guess, --draft: give one of them")
+        return _draft(shelf.find(self.draft, "model"), artifact, self.slots)
+
+
+def one_adapter(folder: str | None) -> list[str]:
+    """The adapter of a verb that takes one, as `EngineChoice` wants it; it is called `ADAPTER`."""
+    return [] if folder is None else [f"{ADAPTER}={folder}"]
+
+
+ADAPTER = "adapter"
+
+
+def as_bytes(option: str, text: str) -> int:
+    """The bytes that `2GB`, `512MB` or `1500000` means. Raises UserError, which names the option."""
+    number = re.sub(r"\s*B$", "", text.strip())
+    size = quantity(re.sub(r"^([0-9.]+)\s+", r"\1", number).replace("K", "k"), option)
+    if size < 1:
+        raise UserError(f"{option} {text}: is no room at all")
+    return int(size)
+
+
+def _draft(small: "Artifact", large: "Artifact", slots: int) -> "Guesser":
+    """What a smaller model proposes. Raises UserError where its tokens are others."""
+    from underlay.generate.engine import precision_of
+    from underlay.generate.path import choose_runner
+    from underlay.generate.speculate import Draft
+    from underlay.models.storage import load_config, load_decoder, load_quantised
+    from underlay.text import Tokenizer
+
+    one, other = Tokenizer.load(small.folder), Tokenizer.load(large.folder)
+    if not one.same_tokens(other):
+        raise UserError(
+            f"--draft {small.reference}: its tokens are not those of {large.reference}; take a model with its tokenizer"
+        )
+    model, quantised = load_decoder(small.folder), load_quantised(small.folder)
+    if model.config.vocabulary > (rows := load_config(large.folder).vocabulary):
+        raise UserError(f"--draft {small.reference}: it has {model.config.vocabulary} rows of tokens, not {rows}")
+    precision = "bfloat16" if quantised is None else precision_of(quantised)
+    runner = choose_runner(model, precision, None, "auto", None, quantised)
+    return Draft(runner, model.config.context, slots)

@@ -17,11 +17,24 @@ from underlay.cli.common import (
     print_json,
     read_argument,
 )
+from underlay.cli.engines import (
+    ADAPTER,
+    CacheOption,
+    DraftOption,
+    EngineChoice,
+    GuessOption,
+    MemoryOption,
+    OneAdapterOption,
+    PrecisionOption,
+    one_adapter,
+)
 from underlay.cli.spans import sources_of, with_spans
 from underlay.errors import UserError
 
 if TYPE_CHECKING:
     from underlay.generate import Answer, Constraint, Engine, Request
+    from underlay.library import Artifact, Library
+    from underlay.trace.tracer import Tracer
 
 Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest answer; by default up to 256, or what the context holds.")]
@@ -32,6 +45,8 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 _DEFAULT_LENGTH = 256
 _LEAST_ROOM = 64
 """Tokens that a conversation leaves for the next answer."""
+_TOGETHER = 8
+"""Answers that are written at the same time."""
 
 
 _CHOICE = "How tokens are chosen"
@@ -88,20 +103,26 @@ def generate(
     trace: Annotated[
         bool, typer.Option("--trace", help="Mark what stands word for word in the training data.")
     ] = False,
+    adapter: OneAdapterOption = None,
+    precision: PrecisionOption = None,
+    memory: MemoryOption = None,
+    cache: CacheOption = None,
+    guess: GuessOption = False,
+    draft: DraftOption = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Continue a text with a model."""
     from underlay.generate import Request, Sampling
-    from underlay.trace.tracer import Tracer
 
     if trace and n > 1:
         raise UserError("--trace follows one answer; leave out --n")
     constraint = _constraint(json_schema, regex, choice)
     shelf = open_library(library)
     artifact = shelf.find(model, "model")
-    tracer = Tracer.of_model(shelf, artifact) if trace else None
-    engine = _engine(artifact.folder)
+    tracer = _tracer(shelf, artifact) if trace else None
+    wanted = EngineChoice(min(n, _TOGETHER), precision, one_adapter(adapter), memory, cache, guess, draft)
+    engine = wanted.load(shelf, artifact)
     text = read_argument(prompt)
     ids = engine.tokenizer.prompt(text)
     sampling = Sampling(
@@ -115,7 +136,14 @@ def generate(
         frequency=frequency,
         seed=seed,
     )
-    request = Request(ids, room(engine, ids, max_tokens), sampling, stop=tuple(stop or ()), constraint=constraint)
+    request = Request(
+        ids,
+        room(engine, ids, max_tokens),
+        sampling,
+        stop=tuple(stop or ()),
+        constraint=constraint,
+        adapter=ADAPTER if adapter else None,
+    )
     engine.check(request)
     if n > 1:
         _several(engine, request, n, text, artifact.reference, json_)
@@ -133,6 +161,12 @@ def generate(
         for line in (with_spans(traced["text"], traced["spans"]), *sources_of(traced, len(text.encode()))):
             out.print(line)
         out.print(traced["caveat"], style="dim", markup=False)
+
+
+def _tracer(shelf: "Library", artifact: "Artifact") -> "Tracer":
+    from underlay.trace.tracer import Tracer  # what it brings along takes a second, and most answers do without
+
+    return Tracer.of_model(shelf, artifact)
 
 
 def _constraint(json_schema: Path | None, regex: str | None, choices: list[str] | None) -> "Constraint | None":
@@ -174,6 +208,12 @@ def chat(
     top_p: TopP = 0.95,
     top_k: TopK = None,
     seed: Seed = 0,
+    adapter: OneAdapterOption = None,
+    precision: PrecisionOption = None,
+    memory: MemoryOption = None,
+    cache: CacheOption = None,
+    guess: GuessOption = False,
+    draft: DraftOption = None,
     library: LibraryOption = None,
 ) -> None:
     """Talk with a model that was adapted, or that brought a chat template.
@@ -183,8 +223,10 @@ def chat(
     from underlay.generate import Request, Sampling
     from underlay.text import Message, render
 
-    artifact = open_library(library).find(model, "model")
-    engine = _engine(artifact.folder)
+    shelf = open_library(library)
+    artifact = shelf.find(model, "model")
+    engine = EngineChoice(1, precision, one_adapter(adapter), memory, cache, guess, draft).load(shelf, artifact)
+    named = ADAPTER if adapter else None
     if not engine.tokenizer.converses:
         raise UserError(
             f"{artifact.reference} has neither marks of turns nor a chat template; use `underlay generate`, or import "
@@ -213,20 +255,12 @@ def chat(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + len(conversation))
         try:
             room = max(1, min(max_tokens or _DEFAULT_LENGTH, engine.context - len(ids)))
-            answer = _stream(engine, Request(ids, room, sampling), show=True)
+            answer = _stream(engine, Request(ids, room, sampling, adapter=named), show=True)
         except UserError as error:
             out.print(str(error), style="red", markup=False)
             conversation.pop()
             continue
         conversation.append(Message("assistant", answer.text))
-
-
-def _engine(folder: Path) -> "Engine":
-    from underlay.generate import Engine
-    from underlay.models.storage import load_decoder
-    from underlay.text import Tokenizer
-
-    return Engine(load_decoder(folder), Tokenizer.load(folder), slots=1)
 
 
 def room(engine: "Engine", ids: Sequence[int], wanted: int | None) -> int:

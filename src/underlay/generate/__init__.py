@@ -15,7 +15,8 @@ from underlay.generate.request import (
     Sampling,
     TokenLogprob,
 )
-from underlay.generate.sequence import Handle, TokenEvent
+from underlay.generate.sequence import Handle, Reply, TokenEvent
+from underlay.generate.serving import ServingEngine
 
 __all__ = [
     "Adapter",
@@ -25,8 +26,10 @@ __all__ = [
     "Engine",
     "Handle",
     "ParameterError",
+    "Reply",
     "Request",
     "Sampling",
+    "ServingEngine",
     "TokenEvent",
     "TokenLogprob",
 ]

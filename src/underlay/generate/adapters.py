@@ -17,6 +17,7 @@ from torch import Tensor
 
 from underlay.errors import UserError
 from underlay.models import Decoder
+from underlay.models.decoder import DecoderConfig
 from underlay.models.parts import Linear
 
 if TYPE_CHECKING:  # the formats are read only where an adapter is
@@ -107,6 +108,13 @@ def load_adapter(folder: Path, model: Decoder) -> Adapter:
     adapter = Adapter(changes)
     check(adapter, model, str(path))
     return adapter
+
+
+def read_adapter(folder: Path, config: DecoderConfig) -> Adapter:
+    """`load_adapter` where the model itself is not at hand: its names and shapes suffice."""
+    with torch.device("meta"):
+        model = Decoder(config)
+    return load_adapter(folder, model)
 
 
 _LONGEST = 16 << 20

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from underlay.errors import UserError
-from underlay.generate.adapters import Adapter
+from underlay.generate.adapters import Adapter, read_adapter
 from underlay.generate.blocks import BlockPool
 from underlay.generate.grammar import GrammarCompiler
 from underlay.generate.path import Cache, Path, Precision, choose_runner, choosers, room_for
-from underlay.generate.request import Answer, ContextLengthError, ParameterError, Request, TokenLogprob
+from underlay.generate.request import Answer, Request, TokenLogprob
 from underlay.generate.runner import Runner
 from underlay.generate.sampler import Sampler, choose
 from underlay.generate.scheduler import Scheduler, Share, blocks_for, rows
 from underlay.generate.score import score
 from underlay.generate.sequence import Handle, TokenEvent
+from underlay.generate.serving import check_fits, fitted
 from underlay.generate.speculate import Guesser, room
 from underlay.generate.threads import one_thread
 from underlay.models import Decoder
@@ -82,6 +83,7 @@ class Engine:
         """Most tokens of prompt and answer together."""
         self.slots = slots
         """How many requests are answered at once."""
+        self._config = config
         self._vocabulary = config.vocabulary
         self.runner = runner or choose_runner(model, precision, cache, path, threads, quantised)
         self._draw, self._tell = choosers(self.runner)
@@ -100,7 +102,7 @@ class Engine:
         decoder with a tokenizer, or one of fewer bits than are asked for.
         """
         quantised = load_quantised(folder)
-        own: Precision = "bfloat16" if quantised is None else _precision(quantised)
+        own: Precision = "bfloat16" if quantised is None else precision_of(quantised)
         if quantised is not None and precision not in (None, own):
             raise UserError(
                 f"precision: the model is {own} already, and cannot be {precision}; take the model it is of"
@@ -126,33 +128,14 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raise ParameterError where this model cannot honour the request. May be called from any thread."""
-        length, wanted = len(request.prompt), request.max_tokens
-        if request.truncate and wanted < self.context:
-            length = min(length, self.context - wanted)
-        if length + wanted > self.context:
-            raise ContextLengthError(
-                "prompt" if length >= self.context else "max_tokens",
-                f"{length} prompt tokens and up to {wanted} new ones make {length + wanted}, "
-                f"the model's context holds {self.context}",
-            )
-        last = self._vocabulary - 1
-        if min(request.prompt) < 0 or max(request.prompt) > last:
-            raise ParameterError("prompt", f"holds a token id outside 0..{last}")
-        if any(not 0 <= token <= last for token in request.sampling.bias):
-            raise ParameterError("bias", f"names a token id outside 0..{last}")
-        if request.adapter is not None and request.adapter not in self._adapters:
-            known = ", ".join(sorted(self._adapters)) or "none"
-            raise ParameterError("adapter", f"there is no {request.adapter!r}; loaded: {known}")
+        check_fits(request, self.context, self._vocabulary, self.adapters)
         if request.constraint is not None:
             self._grammars.compile(request.constraint, self._stop_ids(request))
 
     def submit(self, request: Request) -> Handle:
         """Queue a request; it moves with every `step`. Raises ParameterError where it cannot be honoured."""
         self.check(request)
-        prompt, start = list(request.prompt), self.tokenizer.start
-        if (over := len(prompt) + request.max_tokens - self.context) > 0:
-            kept = len(start) if prompt[: len(start)] == start and len(start) < len(prompt) - over else 0
-            prompt = prompt[:kept] + prompt[kept + over :]
+        prompt = fitted(request, self.context, self.tokenizer.start)
         stop_ids = self._stop_ids(request)
         constraint = request.constraint
         grammar = None if constraint is None else self._grammars.compile(constraint, stop_ids)
@@ -201,6 +184,15 @@ class Engine:
         windows that overlap by half. Raises ParameterError where a list is empty or holds an unknown id.
         """
         return score(self.runner, token_lists, self._vocabulary, self.context, progress)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The adapters that requests may name."""
+        return list(self._adapters)
+
+    def read_adapter(self, folder: FolderPath) -> Adapter:
+        """An adapter of this model from a folder of `peft`. May be called from any thread. See `load_adapter`."""
+        return read_adapter(folder, self._config)
 
     def add_adapter(self, name: str, adapter: Adapter) -> None:
         """Let requests name an adapter. Raises UserError where the name is taken or it does not fit the model."""
@@ -299,6 +291,6 @@ class Engine:
         handle.prompt_logprobs += told[len(handle.prompt_logprobs) - first :]
 
 
-def _precision(quantised: Mapping[str, QuantisedMatrix]) -> Precision:
-    """A model of four bits may have matrices of eight, which did not fit."""
+def precision_of(quantised: Mapping[str, QuantisedMatrix]) -> Precision:
+    """What quantised matrices come to. A model of four bits may have matrices of eight, which did not fit."""
     return "int4" if any(matrix.bits == 4 for matrix in quantised.values()) else "int8"

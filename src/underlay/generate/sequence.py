@@ -10,11 +10,11 @@ from underlay.generate.sampler import Sampler
 from underlay.generate.stop import TextStream
 
 
-class Handle:
-    """A request on its way, and what has come of it so far."""
+class Reply:
+    """What has come of a request so far; whoever submitted it holds this, whichever engine answers."""
 
-    def __init__(self, request: Request, prompt: Sequence[int], stop_ids: frozenset[int], sampler: Sampler) -> None:
-        """Take the prompt as it is read, which is the request's unless that was too long and could be cut."""
+    def __init__(self, request: Request, prompt_length: int, stop_ids: frozenset[int]) -> None:
+        """Take how long the prompt is as it is read: shorter than the request's where that could be cut."""
         self.request = request
         self.finish: FinishReason | None = None
         """Why the answer ended; None while it goes on."""
@@ -24,22 +24,13 @@ class Handle:
         """The answer so far."""
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: list[TokenLogprob] = []
-        self.tokens = list(prompt)
-        """Prompt and answer."""
-        self.prompt_length = len(prompt)
-        self.read = 0
-        """How many of the tokens are in memory; at least one is not, while the answer goes on."""
-        self.blocks: list[int] = []
-        """Where they are: place p in block blocks[p // BLOCK]."""
+        self.prompt_length = prompt_length
         self.cached = 0
         """Tokens of the prompt that were found in memory when it was first admitted."""
-        self.sampler = sampler
         self.cancelled = False
         self._stop_ids = stop_ids
         self._stream = TextStream(request.stop)
         self._text: list[str] = []
-        self._root = root(request.salt, request.adapter)
-        self._chain: list[Prefix] = []
 
     def cancel(self) -> None:
         """Stop as soon as the next step begins; harmless when the answer has ended. May be called from any thread."""
@@ -60,6 +51,45 @@ class Handle:
             error=self.error,
         )
 
+    def take(self, token: int, data: bytes, logprob: TokenLogprob | None, complete: bool = False) -> "TokenEvent":
+        """Take the next token of the answer; `data`: its bytes, `complete`: whether nothing can follow it."""
+        self.ids.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        full = len(self.ids) == self.request.max_tokens
+        done = token in self._stop_ids or complete
+        text = self._stream.push(data, last=full or done)
+        if done or self._stream.stopped:
+            self.finish = "stop"
+        elif full:
+            self.finish = "length"
+        self._text.append(text)
+        return TokenEvent(self, token, text, logprob, self.finish)
+
+    def end(self, finish: FinishReason, error: str | None = None) -> "TokenEvent":
+        """End without another token."""
+        text = self._stream.push(b"", last=True)
+        self._text.append(text)
+        self.finish, self.error = finish, error
+        return TokenEvent(self, None, text, None, finish)
+
+
+class Handle(Reply):
+    """A request on its way through our engine: its tokens, and what of them is in memory."""
+
+    def __init__(self, request: Request, prompt: Sequence[int], stop_ids: frozenset[int], sampler: Sampler) -> None:
+        """Take the prompt as it is read, which is the request's unless that was too long and could be cut."""
+        super().__init__(request, len(prompt), stop_ids)
+        self.tokens = list(prompt)
+        """Prompt and answer."""
+        self.read = 0
+        """How many of the tokens are in memory; at least one is not, while the answer goes on."""
+        self.blocks: list[int] = []
+        """Where they are: place p in block blocks[p // BLOCK]."""
+        self.sampler = sampler
+        self._root = root(request.salt, request.adapter)
+        self._chain: list[Prefix] = []
+
     @property
     def pending(self) -> int:
         """Tokens that are known but not in memory: one while an answer is being written, more before."""
@@ -76,28 +106,9 @@ class Handle:
 
     def advance(self, token: int, data: bytes, logprob: TokenLogprob | None) -> "TokenEvent":
         """Take the next token of the answer; `data`: its bytes."""
-        self.ids.append(token)
         self.tokens.append(token)
         self.sampler.accept(token)
-        if logprob is not None:
-            self.logprobs.append(logprob)
-        full = len(self.ids) == self.request.max_tokens
-        ended = token in self._stop_ids
-        done = ended or self.sampler.finished
-        text = self._stream.push(data, last=full or done)
-        if done or self._stream.stopped:
-            self.finish = "stop"
-        elif full:
-            self.finish = "length"
-        self._text.append(text)
-        return TokenEvent(self, token, text, logprob, self.finish)
-
-    def end(self, finish: FinishReason, error: str | None = None) -> "TokenEvent":
-        """End without another token."""
-        text = self._stream.push(b"", last=True)
-        self._text.append(text)
-        self.finish, self.error = finish, error
-        return TokenEvent(self, None, text, None, finish)
+        return self.take(token, data, logprob, self.sampler.finished)
 
     def check(self) -> None:
         """Assert what always holds between two steps."""
@@ -112,7 +123,7 @@ class Handle:
 class TokenEvent:
     """One request moved forward."""
 
-    handle: Handle
+    handle: Reply
     id: int | None
     """The token; None where the request was cancelled or failed."""
     text: str

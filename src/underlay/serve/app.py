@@ -12,13 +12,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from underlay.errors import UserError
-from underlay.generate import Engine
+from underlay.generate import ServingEngine
+from underlay.serve.adapters import Adapters, add_adapter_routes
 from underlay.serve.bodies import ChatBody, CompletionBody, TraceBody
 from underlay.serve.completions import plan_chat, plan_completion, respond
 from underlay.serve.errors import ApiError, install
@@ -29,19 +31,21 @@ Trace = Callable[[str], dict[str, Any]]
 
 
 def create_app(
-    engine: Engine,
+    engine: ServingEngine,
     name: str,
     trace: Trace | None = None,
     api_key: str | None = None,
     chat: bool = True,
     queue_size: int = 64,
+    adapters_from: Path | None = None,
 ) -> FastAPI:
-    """Make the server of one model, called `name` by its clients.
+    """Make the server of one model, called `name` by its clients, and of its adapters, called as the engine does.
 
     trace: finds a text in the training data, and gives what `POST /trace` answers (`underlay.trace.Trace.to_dict`);
     it is called in a thread, one call at a time. api_key: what clients must send; without one only this machine is
     answered. chat: whether the model was taught to converse. queue_size: how many requests may wait for a slot.
-    Raises UserError where the key is empty or the queue negative.
+    adapters_from: clients may load adapters from folders beneath this one, and unload them; by default they may not.
+    Raises UserError where the key is empty, the queue negative, the folder missing, or an adapter called as the model.
     """
     if api_key is not None and not api_key.strip():
         raise UserError("the API key is empty; give one, or none at all")
@@ -67,32 +71,32 @@ def create_app(
     # What a key's holder has sent is found in memory by that key's holder alone.
     salt = "" if api_key is None else hashlib.sha256(api_key.encode()).hexdigest()
     facts = {"context_length": engine.context, "chat": chat, "traceable": trace is not None}
-    card = {"id": name, "object": "model", "created": created, "owned_by": "underlay", **facts}
+    card = {"id": name, "object": "model", "created": created, "owned_by": "underlay", "parent": None, **facts}
+    adapters = Adapters(worker, name, adapters_from)
+    add_adapter_routes(app, adapters)
 
-    def known(model: str) -> None:
-        if model != name:
-            raise ApiError(404, f"there is no model {model!r} here, only {name!r}", "model_not_found", "model")
+    def described(adapter: str | None) -> dict[str, Any]:
+        return card if adapter is None else card | {"id": adapter, "parent": name}
 
     @app.get("/v1/models")
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [card]})
+        return JSONResponse({"object": "list", "data": [described(one) for one in (None, *engine.adapters)]})
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> JSONResponse:
-        known(model)
-        return JSONResponse(card)
+        return JSONResponse(described(adapters.meant(model)))
 
     @app.post("/v1/completions")
     async def completions(http: Request, body: CompletionBody) -> Response:
-        known(body.model)
-        return await respond(worker, http, body, await asyncio.to_thread(plan_completion, engine, body, salt))
+        adapter = adapters.meant(body.model)
+        return await respond(worker, http, body, await asyncio.to_thread(plan_completion, engine, body, salt, adapter))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request, body: ChatBody) -> Response:
-        known(body.model)
+        adapter = adapters.meant(body.model)
         if not chat:
             raise ApiError(404, f"{name!r} was not taught to converse; use /v1/completions", "no_chat", "messages")
-        return await respond(worker, http, body, await asyncio.to_thread(plan_chat, engine, body, salt))
+        return await respond(worker, http, body, await asyncio.to_thread(plan_chat, engine, body, salt, adapter))
 
     return app
 

@@ -28,6 +28,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 StopString = Annotated[Text, Field(min_length=1, max_length=256)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 TokenId = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Bias = Annotated[float, Field(ge=-MOST_BIAS, le=MOST_BIAS)]
 
@@ -137,3 +138,17 @@ class TraceBody(Config):
     """`POST /trace`: text to be found in the training data."""
 
     text: Text
+
+
+class LoadBody(Config):
+    """`POST /v1/load_lora_adapter`: an adapter to be had under a name."""
+
+    lora_name: AdapterName
+    lora_path: Annotated[Text, Field(min_length=1, max_length=4096)]
+    """A folder beneath the one that adapters may come from, whole or from there on."""
+
+
+class UnloadBody(Config):
+    """`POST /v1/unload_lora_adapter`: an adapter to be forgotten."""
+
+    lora_name: AdapterName

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from underlay.errors import UserError
-from underlay.generate import Answer, Constraint, Engine, ParameterError, Request, Sampling
+from underlay.generate import Answer, Constraint, ParameterError, Request, Sampling, ServingEngine
 from underlay.serve.bodies import Body, ChatBody, CompletionBody
 from underlay.serve.errors import ApiError, refuse
 from underlay.serve.wording import ChatWording, CompletionWording, Json, Wording
@@ -58,10 +58,10 @@ def _mean_logprob(answer: Answer) -> float:
     return sum(entry.logprob for entry in answer.logprobs) / len(answer.logprobs)
 
 
-def plan_completion(engine: Engine, body: CompletionBody, salt: str = "") -> Plan:
+def plan_completion(engine: ServingEngine, body: CompletionBody, salt: str = "", adapter: str | None = None) -> Plan:
     """Read the prompts: text begins as the model is used to, token ids are taken as they are. Raises ApiError.
 
-    With a `suffix` the model fills in what stands between a prompt and it. salt: see `Request`.
+    With a `suffix` the model fills in what stands between a prompt and it. salt, adapter: see `Request`.
     """
     tokenizer = engine.tokenizer
     told = bool(body.echo) and body.logprobs is not None
@@ -92,6 +92,7 @@ def plan_completion(engine: Engine, body: CompletionBody, salt: str = "") -> Pla
         prompt_logprobs=body.logprobs if told else None,
         constraint=_guide(body),
         salt=salt,
+        adapter=adapter,
     )
     requests = _requests(engine, body, base, prompts, each, {"constraint": _guided(body)})
     # What stands in a request with a suffix is not the prompt alone.
@@ -121,10 +122,10 @@ def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str] 
     return [tokens] if tokens else [item for item in given if not isinstance(item, int)]  # type: ignore[return-value]
 
 
-def plan_chat(engine: Engine, body: ChatBody, salt: str = "") -> Plan:
+def plan_chat(engine: ServingEngine, body: ChatBody, salt: str = "", adapter: str | None = None) -> Plan:
     """Render the conversation; the answer may take what is left of the context. Raises ApiError.
 
-    salt: see `Request`.
+    salt, adapter: see `Request`.
     """
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         message = "send 'max_completion_tokens' or 'max_tokens', not both"
@@ -143,6 +144,7 @@ def plan_chat(engine: Engine, body: ChatBody, salt: str = "") -> Plan:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         constraint=_format(body),
         salt=salt,
+        adapter=adapter,
     )
     names = {"prompt": "messages", "max_tokens": param, "constraint": _guided(body)}
     each = body.n or 1
@@ -195,12 +197,13 @@ _NAMES = {
     "frequency": "frequency_penalty",
     "repetition": "repetition_penalty",
     "typical": "typical_p",
+    "adapter": "model",
 }
 """What clients call the engine's parameters, where it is not the same."""
 
 
 def _requests(
-    engine: Engine, body: Body, base: Request, prompts: list[list[int]], each: int, names: Mapping[str, str]
+    engine: ServingEngine, body: Body, base: Request, prompts: list[list[int]], each: int, names: Mapping[str, str]
 ) -> list[Request]:
     """`each` requests a prompt, with seeds of their own, checked. Raises ApiError naming the client's parameter."""
     seed = secrets.randbits(63) if body.seed is None else body.seed

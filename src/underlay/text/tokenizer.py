@@ -130,6 +130,10 @@ class Tokenizer:
         found = (self._backend.token_to_id(name) for name in self._config.get("stop_tokens", ()))
         return frozenset(ids | {index for index in found if index is not None})
 
+    def same_tokens(self, other: "Tokenizer") -> bool:
+        """Whether each id means the same in both, and each text is cut alike."""
+        return self._backend.to_str() == other._backend.to_str() and self.stop_ids == other.stop_ids
+
     @property
     def config(self) -> Mapping[str, object]:
         """What `tokenizer_config.json` says, as far as it is understood here."""
