@@ -50,6 +50,8 @@ PROMPT = COUNT = 128
 WARM = 4
 """Tokens of the first answer, which compiles and is not timed; another turn that is not timed follows it."""
 ROUNDS = {"14M": 7, "110M": 3}
+PAUSE = 0.2
+"""Seconds before a turn: threads of the side before it may still wait for work by spinning."""
 SLOW = 20.0
 """Seconds after which an answer is cut short."""
 COLD_SIZE, COLD_ROUNDS = "14M", 3
@@ -68,6 +70,7 @@ def prompts(world: World, turn: int, batch: int) -> list[list[int]]:
 
 def take_turn(side: Turns, world: World, turn: int, batch: int) -> dict[str, Any]:
     """One token of each answer, then all of other answers."""
+    time.sleep(PAUSE)
     first = side.ask(prompts=prompts(world, 2 * turn, batch), count=1, seconds=SLOW)
     return {**side.ask(prompts=prompts(world, 2 * turn + 1, batch), count=COUNT, seconds=SLOW), "first": first["first"]}
 

@@ -26,6 +26,7 @@ class Ours:
             slots=what.batch,
             precision=what.setting,
             threads=what.threads,
+            step_tokens=2048,  # as many as llama.cpp and OpenVINO read together here
         )
         self.facts = {"torch": torch.__version__, "threads": what.threads}
 

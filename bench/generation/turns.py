@@ -64,13 +64,14 @@ class Clock:
         """Those without a first token."""
         self.began = time.perf_counter()
         self.started = self.last = self.began
-        self.after = 0
-        """Tokens since all have their first."""
+        self.after = self.total = 0
+        """Tokens since all have their first, and all of them."""
 
     def __call__(self, numbers: Iterable[int]) -> None:
         """These prompts have got one token each."""
         self.last = time.perf_counter()
         numbers = list(numbers)
+        self.total += len(numbers)
         if self.waiting:
             self.waiting.difference_update(numbers)
             self.started = self.last
@@ -105,7 +106,7 @@ def _answer(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
     side.generate(prompts, count, clock, asked["seconds"])
     ended = time.perf_counter()
     assert not clock.waiting, "a prompt was left without a token"
-    whole = clock.after == len(prompts) * (count - 1)
+    whole = clock.total == len(prompts) * count
     return {
         "first": clock.started - clock.began,
         "decode": clock.last - clock.started,
