@@ -80,7 +80,7 @@ inline void pack_panel(Matrix& m, int panel, const void* weight) {
             case FLOAT32: ((float*)to)[(size_t)k * PANEL + j] = real[k]; break;
             case BFLOAT16: ((uint16_t*)to)[paired] = to_bfloat16(real[k]); break;
             case INT8: ((int8_t*)to)[paired] = whole[k]; break;
-            case INT4:
+            default:
                 size_t place = ((size_t)(k / 8) * PANEL + j) * 2 + k % 2;
                 ((uint16_t*)to)[place] |= (uint16_t)((whole[k] + 8) << (k % 8 / 2 * 4));
             }
