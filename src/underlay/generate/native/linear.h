@@ -7,8 +7,8 @@
 //     int8      [panel][input / 2][16][2]      the same, multiplied in pairs, summed exactly in int32
 //     int4      [panel][input / 8][16][2]      of uint16, whose four nibbles are inputs 2t and 2t + 1; 8 is added
 //
-// Where there are many rows, a stretch of a panel is widened once for all of them: bfloat16 to float32, int4 to int16 in
-// pairs as those of int8. These are the same numbers, so it changes no sum. (int8 gains nothing by it.)
+// Where there are many rows, a stretch of a panel is widened once for all of them: bfloat16 to float32, int4 to int16
+// in the pairs of int8. These are the same numbers, so it changes no sum. (int8 gains nothing by it.)
 #pragma once
 
 #include <algorithm>
@@ -146,8 +146,8 @@ INLINE void multiply_pairs(I (&acc)[R][P][PARTS], const int16_t* q, size_t strid
 
 // Inputs first..last - 1 of R rows with P panels; tile: [R][stride] float32, or int32 until the last inputs have come.
 template <Kind K, int R, int P>
-APART void multiply_add(const Matrix& m, const char* base, size_t apart, int panel, const Rows& rows, int row,
-                        int first, int last, float* tile, size_t stride) {
+APART void multiply_add(const Matrix& m, const char* base, size_t apart, ptrdiff_t ahead, int panel, const Rows& rows,
+                        int row, int first, int last, float* tile, size_t stride) {
     bool begins = first == 0, ends = last == m.inputs;
     if constexpr (K == FLOAT32 || K == BFLOAT16) {
         F acc[R][P][PARTS];
@@ -158,7 +158,10 @@ APART void multiply_add(const Matrix& m, const char* base, size_t apart, int pan
         const float* x = rows.x + row * rows.x_stride;
         const size_t ld = rows.x_stride;
         constexpr int STEP = K == BFLOAT16 ? 2 : 1;
-        for (int k = first; k < last; k += STEP)
+        for (int k = first; k < last; k += STEP) {
+            if constexpr (K == BFLOAT16)
+                UNROLL for (int p = 0; p < P; p++)
+                    __builtin_prefetch(base + p * apart + (size_t)k * PANEL * 2 + ahead, 0, 2);
             UNROLL for (int half = 0; half < STEP; half++) {
                 accumulate<R, P>(acc, x + k + half, ld, [&](int p, int v) {
                     const float* at = (const float*)(base + p * apart) + (size_t)(k / STEP) * PANEL + v * LANES;
@@ -167,6 +170,7 @@ APART void multiply_add(const Matrix& m, const char* base, size_t apart, int pan
                 });
                 FENCE;
             }
+        }
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int p = 0; p < P; p++)
                 UNROLL for (int v = 0; v < PARTS; v++)
@@ -179,10 +183,13 @@ APART void multiply_add(const Matrix& m, const char* base, size_t apart, int pan
                     acc[r][p][v] = begins ? I{} : load_as<I>(tile + r * stride + p * PANEL + v * LANES);
         const int16_t* q = rows.q + row * rows.q_stride;
         const size_t ld = rows.q_stride;
-        for (int k = first; k < last; k += 2)
+        for (int k = first; k < last; k += 2) {
+            UNROLL for (int p = 0; p < P; p++)
+                __builtin_prefetch(base + p * apart + (size_t)k * PANEL + ahead, 0, 2);
             multiply_pairs<R, P>(acc, q + k, ld, [&](int p, int v) {
                 return widen_pairs((const int8_t*)base + p * apart + (size_t)k * PANEL + v * LANES * 2);
             });
+        }
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int p = 0; p < P; p++)
                 UNROLL for (int v = 0; v < PARTS; v++) {
@@ -247,25 +254,25 @@ APART void multiply_add(const Matrix& m, const char* base, size_t apart, int pan
 }
 
 template <Kind K, int R>
-void multiply_rows(const Matrix& m, const char* base, size_t apart, int panel, int panels, const Rows& rows, int row,
-                   int first, int last, float* tile, size_t stride) {
+void multiply_rows(const Matrix& m, const char* base, size_t apart, ptrdiff_t ahead, int panel, int panels,
+                   const Rows& rows, int row, int first, int last, float* tile, size_t stride) {
     constexpr int SUMS = K == BFLOAT16 || K == INT4 ? ACCUMULATORS - 4 : ACCUMULATORS;
     constexpr int P = std::max(1, std::min(MOST_WIDE, SUMS / (R * PARTS)));
     int done = 0;
     for (; done + P <= panels; done += P)
-        multiply_add<K, R, P>(m, base + done * apart, apart, panel + done, rows, row, first, last, tile + done * PANEL,
-                              stride);
+        multiply_add<K, R, P>(m, base + done * apart, apart, ahead, panel + done, rows, row, first, last,
+                              tile + done * PANEL, stride);
     if constexpr (P > 1)
         for (; done < panels; done++)
-            multiply_add<K, R, 1>(m, base + done * apart, apart, panel + done, rows, row, first, last,
+            multiply_add<K, R, 1>(m, base + done * apart, apart, ahead, panel + done, rows, row, first, last,
                                   tile + done * PANEL, stride);
 }
 
 template <Kind K>
-void multiply_kind(const Matrix& m, const char* base, size_t apart, int panel, int panels, const Rows& rows, int row,
-                   int count, int first, int last, float* tile, size_t stride) {
+void multiply_kind(const Matrix& m, const char* base, size_t apart, ptrdiff_t ahead, int panel, int panels,
+                   const Rows& rows, int row, int count, int first, int last, float* tile, size_t stride) {
 #define UNDERLAY_ROWS(R) \
-    case R: return multiply_rows<K, R>(m, base, apart, panel, panels, rows, row, first, last, tile, stride);
+    case R: return multiply_rows<K, R>(m, base, apart, ahead, panel, panels, rows, row, first, last, tile, stride);
     switch (count) {
         UNDERLAY_ROWS(1)
         UNDERLAY_ROWS(2)
@@ -281,9 +288,10 @@ void multiply_kind(const Matrix& m, const char* base, size_t apart, int panel, i
 #undef UNDERLAY_ROWS
 }
 
-// A band of rows (BAND at most) with a few panels (MOST_WIDE at most): tile [count][stride] = rows matrix^T.
+// A band of rows (BAND at most) with a few panels (MOST_WIDE at most): tile [count][stride] = rows matrix^T. `soon`:
+// how many panels ahead those lie that this thread probably takes next; they are fetched while rows go through these.
 inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, int row, int count, float* tile,
-                     size_t stride) {
+                     size_t stride, int soon) {
     const bool widened = count >= WIDENED[m.kind];
     const Kind kind = !widened ? m.kind : m.kind == INT4 ? WIDE_INT4 : FLOAT32;
     int bunches = (count + ROWS[kind] - 1) / ROWS[kind];
@@ -308,8 +316,12 @@ inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, i
             for (int bunch = 0; bunch < bunches; bunch++) {
                 int from = count * bunch / bunches, many = count * (bunch + 1) / bunches - from;
                 float* to = tile + from * stride + done * PANEL;
+                bool fetches = bunch == 1 && panel + done + soon + few <= m.panels;
+                ptrdiff_t ahead = fetches ? soon * m.panel_bytes : 0;
 #define UNDERLAY_KIND(K) \
-    case K: multiply_kind<K>(m, base, apart, panel + done, few, rows, row + from, many, first, last, to, stride); break;
+    case K:                                                                                                    \
+        multiply_kind<K>(m, base, apart, ahead, panel + done, few, rows, row + from, many, first, last, to, stride); \
+        break;
                 switch (kind) {
                     UNDERLAY_KIND(FLOAT32)
                     UNDERLAY_KIND(BFLOAT16)

@@ -310,13 +310,14 @@ class Step {
                 unit -= mine;
             }
             const Product& product = products[which];
+            const int soon = wide_by * model.pool.size;
             int panel = unit * wide_by, few = std::min(wide_by, product.matrix->panels - panel);
             for (int row = 0; row < many; row += BAND) {
                 int band = std::min(BAND, many - row);
-                multiply(*product.matrix, panel, few, ready, first + row, band, desk.tile.get(), TILE_STRIDE);
+                multiply(*product.matrix, panel, few, ready, first + row, band, desk.tile.get(), TILE_STRIDE, soon);
                 if (product.second)
                     multiply(*product.second, panel, few, ready, first + row, band, desk.second_tile.get(),
-                             TILE_STRIDE);
+                             TILE_STRIDE, soon);
                 for (int r = 0; r < band; r++) {
                     int at = first + row + r, source = picked ? (*picked)[at] : at;
                     finish(desk, product, which, panel, few, at, source, row + r, r);
