@@ -146,7 +146,7 @@ INLINE void multiply_pairs(I (&acc)[R][P][PARTS], const int16_t* q, size_t strid
 }
 
 // Inputs first..last - 1 of R rows with P panels; tile: [R][stride] float32, or int32 until the last inputs have come.
-// FETCHES: what lies `ahead` bytes further on is fetched, a line at a time. It is apart, for it takes 9 % from bfloat16.
+// FETCHES: what lies `ahead` bytes further on is fetched, a line at a time. Apart, since it takes 9 % from bfloat16.
 template <Kind K, int R, int P, bool FETCHES>
 APART void multiply_add(const Matrix& m, const char* base, size_t apart, ptrdiff_t ahead, int panel, const Rows& rows,
                         int row, int first, int last, float* tile, size_t stride) {
