@@ -62,15 +62,16 @@ def test_neighbours_chunks_blocks_and_threads_change_no_bit(kind: tuple[str, str
             left = len(text) - places[index]
             if left and not data.draw(st.booleans(), "waits"):
                 chunk = data.draw(st.sampled_from([left, min(left, 19), min(left, 2), 1]), "chunk")
-                works.append(Work(text[places[index] : places[index] + chunk], places[index], blocks[index], chunk))
+                wanted = data.draw(st.sampled_from([chunk, min(chunk, 3), 1, 0]), "wanted")
+                works.append(Work(text[places[index] : places[index] + chunk], places[index], blocks[index], wanted))
                 who.append(index)
         if not works:
             continue
         found = torch.split(runner.run(works), [work.wanted for work in works])
         for index, work, logits in zip(who, works, found, strict=True):
-            expected = alone(*kind, index)[work.start : work.start + work.wanted]
+            places[index] += len(work.tokens)
+            expected = alone(*kind, index)[places[index] - work.wanted : places[index]]
             assert torch.equal(logits, expected)
-            places[index] += work.wanted
 
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)

@@ -188,7 +188,7 @@ const char* underlay_run(Native* native, int32_t work_count, const Work* given, 
                 if (i >= works[w].tokens - works[w].wanted) wanted.push_back((int)rows.size());
                 rows.push_back({w, tokens[rows.size()], works[w].start + i});
             }
-        Step step(native->model, native->table, works, rows, blocks, pool, wanted, out, targets);
+        Step step(native->model, native->table, works, std::move(rows), blocks, pool, std::move(wanted), out, targets);
         native->model.pool.run([&](int number) { step.thread(number); });
     } catch (const std::bad_alloc&) {
         return "out of memory";

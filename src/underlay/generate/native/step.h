@@ -43,17 +43,17 @@ struct Product {
 
 class Step {
   public:
-    Step(Model& model, Table& table, const std::vector<Work>& works, const std::vector<Row>& rows,
-         const int32_t* blocks, char* pool, const std::vector<int>& wanted, float* out, const int32_t* targets)
-        : model(model), shape(model.shape), t(table), works(works), rows(rows), count((int)rows.size()), blocks(blocks),
-          pool(pool), wanted(wanted), out(out), targets(targets) {
+    Step(Model& model, Table& table, const std::vector<Work>& works, std::vector<Row> given,
+         const int32_t* blocks, char* pool, std::vector<int> asked, float* out, const int32_t* targets)
+        : model(model), shape(model.shape), t(table), works(works), rows(std::move(given)), count((int)rows.size()),
+          blocks(blocks), pool(pool), wanted(std::move(asked)), out(out), targets(targets) {
         width = round_up(shape.width, PANEL);
         wide = round_up(shape.heads * shape.head_dim, PANEL);
         kv_wide = round_up(shape.kv_heads * shape.head_dim, PANEL);
         hidden = round_up(shape.hidden, PANEL);
         deepest = std::max({width, wide, hidden});
         group = shape.heads / shape.kv_heads;
-        alone = true;
+        alone = (int)wanted.size() == count;
         for (size_t w = 0; w < works.size(); w++) {
             adapted |= works[w].adapter >= 0;
             alone &= works[w].tokens == 1;
@@ -74,16 +74,16 @@ class Step {
     const Shape& shape;
     Table& t;
     const std::vector<Work>& works;
-    const std::vector<Row>& rows;
-    const int count;
+    std::vector<Row> rows;               // from the last layer on only those whose logits are wanted
+    int count;
     const int32_t* blocks;
     char* pool;
-    const std::vector<int>& wanted;      // rows whose logits are wanted
+    std::vector<int> wanted;             // rows whose logits are wanted, in their order
     float* out;
     const int32_t* targets;              // of wanted rows: out is their log-probability; none: out is logits
     size_t width, wide, kv_wide, hidden, deepest;
     int group;
-    bool adapted = false, alone;
+    bool adapted = false, alone;         // alone: every row is of a sequence of its own, and wanted
     std::vector<std::pair<int, int>> stretches;  // first row and rows: queries that go through attention together
 
     void lay() {
@@ -111,12 +111,28 @@ class Step {
             scratch.scores.reserve(MOST_ROWS * places);
             scratch.places = std::max(scratch.places, places);
         }
-        int together = std::max(1, 4 * MOST_ROWS / group), row = 0;
-        for (const Work& work : works) {
-            for (int done = 0; done < work.tokens; done += together)
-                stretches.emplace_back(row + done, std::min(together, work.tokens - done));
-            row += work.tokens;
-        }
+        stretch();
+    }
+
+    void stretch() {
+        int together = std::max(1, 4 * MOST_ROWS / group);
+        stretches.clear();
+        for (int row = 0, work = -1; row < count; work = rows[row++].work)
+            if (rows[row].work == work && stretches.back().second < together) stretches.back().second++;
+            else stretches.emplace_back(row, 1);
+    }
+
+    // Go on with the rows whose logits are wanted, and no others.
+    void narrow() {
+        each(1, 1, [&](int) {
+            count = (int)wanted.size();
+            for (int row = 0; row < count; row++) {
+                memmove(t.x.get() + row * width, t.x.get() + wanted[row] * width, width * sizeof(float));
+                rows[row] = rows[wanted[row]], wanted[row] = row;
+            }
+            stretch();
+        });
+        model.pool.barrier();
     }
 
     size_t thickest() const {
@@ -151,7 +167,19 @@ class Step {
         Product asking[] = {{&m[QUERY], slot + QUERY, t.query.get(), wide},
                             {&m[KEY], slot + KEY, t.key.get(), kv_wide},
                             {&m[VALUE], slot + VALUE, t.value.get(), kv_wide}};
-        multiply_all(desk, t.x.get(), width, layer.norms[BEFORE_ATTENTION], asking, 3);
+        const Norm& before = layer.norms[BEFORE_ATTENTION];
+        if (index + 1 < shape.depth || (int)wanted.size() == count) {
+            multiply_all(desk, t.x.get(), width, before, asking, 3);
+            refine(index, true, true);
+        } else {
+            // Of a row whose logits are not wanted, later tokens want the keys and values, and nobody the rest.
+            multiply_all(desk, t.x.get(), width, before, asking + 1, 2);
+            refine(index, false, true);
+            if (wanted.empty()) return;
+            narrow();
+            multiply_all(desk, t.x.get(), width, before, asking, 1);
+            refine(index, true, false);
+        }
         attention(desk, index);
         add(desk, t.mixed.get(), wide, m[OUTPUT], slot + OUTPUT, layer, layer.norms[AFTER_ATTENTION]);
         if (shape.gated) {
@@ -282,13 +310,14 @@ class Step {
                 unit -= mine;
             }
             const Product& product = products[which];
+            const int soon = wide_by * model.pool.size;
             int panel = unit * wide_by, few = std::min(wide_by, product.matrix->panels - panel);
             for (int row = 0; row < many; row += BAND) {
                 int band = std::min(BAND, many - row);
-                multiply(*product.matrix, panel, few, ready, first + row, band, desk.tile.get(), TILE_STRIDE);
+                multiply(*product.matrix, panel, few, ready, first + row, band, desk.tile.get(), TILE_STRIDE, soon);
                 if (product.second)
                     multiply(*product.second, panel, few, ready, first + row, band, desk.second_tile.get(),
-                             TILE_STRIDE);
+                             TILE_STRIDE, soon);
                 for (int r = 0; r < band; r++) {
                     int at = first + row + r, source = picked ? (*picked)[at] : at;
                     finish(desk, product, which, panel, few, at, source, row + r, r);
@@ -333,38 +362,51 @@ class Step {
                 model.block_bytes, blocks + work.blocks};
     }
 
-    void attention(Desk& desk, int index) {
-        int kv_heads = shape.kv_heads;
+    // Finish the queries of all rows, or the keys and values and put these into their blocks.
+    void refine(int index, bool queries, bool keys) {
         const Norm &of_query = model.layers[index].norms[OF_QUERY], &of_key = model.layers[index].norms[OF_KEY];
-        if (over_all(of_query) || over_all(of_key)) {
+        if ((queries && over_all(of_query)) || (keys && over_all(of_key))) {
             each(count, 1, [&](int row) {
                 float *query = t.query.get() + row * wide, *key = t.key.get() + row * kv_wide;
-                if (over_all(of_query)) normalise(of_query, query, query);
-                if (over_all(of_key)) normalise(of_key, key, key);
+                if (queries && over_all(of_query)) normalise(of_query, query, query);
+                if (keys && over_all(of_key)) normalise(of_key, key, key);
             });
             model.pool.barrier();
         }
-        if (!alone) {
-            each(count * kv_heads, 4, [&](int unit) { keep_row(index, unit / kv_heads, unit % kv_heads); });
-            model.pool.barrier();
-        }
+        if (alone) return;               // then attention does it, row by row
+        int kv_heads = shape.kv_heads;
+        each(count * kv_heads, 4, [&](int unit) {
+            if (queries) finish_queries(index, unit / kv_heads, unit % kv_heads);
+            if (keys) keep_row(index, unit / kv_heads, unit % kv_heads);
+        });
+        model.pool.barrier();
+    }
+
+    void attention(Desk& desk, int index) {
         int many = (int)stretches.size();
-        each(many * kv_heads, 1, [&](int unit) {
+        each(many * shape.kv_heads, 1, [&](int unit) {
             auto [first, number] = stretches[unit % many];
-            if (alone) keep_row(index, first, unit / many);
+            if (alone) {
+                finish_queries(index, first, unit / many);
+                keep_row(index, first, unit / many);
+            }
             look(desk, index, first, number, unit / many);
         });
         model.pool.barrier();
     }
 
-    // Finish the queries, the key and the value of a key-value head, and put the latter two into their block.
+    // Of the queries that share a key-value head.
+    void finish_queries(int index, int row, int kv_head) {
+        const Layer& layer = model.layers[index];
+        float* query = t.query.get() + row * wide + kv_head * group * shape.head_dim;
+        polish(layer, layer.norms[OF_QUERY], query, group, rows[row].place);
+    }
+
     void keep_row(int index, int row, int kv_head) {
         const Layer& layer = model.layers[index];
         int size = shape.head_dim, place = rows[row].place;
-        float* query = t.query.get() + row * wide + kv_head * group * size;
         float* key = t.key.get() + row * kv_wide + kv_head * size;
         float* value = t.value.get() + row * kv_wide + kv_head * size;
-        polish(layer, layer.norms[OF_QUERY], query, group, place);
         polish(layer, layer.norms[OF_KEY], key, 1, place);
         if (layer.settings.clip > 0) cut(value, size, layer.settings.clip);
         keep(seen(row, index, kv_head), place, key, value);
