@@ -18,6 +18,7 @@ from underlay.generate.adapters import Adapter
 from underlay.generate.request import Answer, ContextLengthError, ParameterError
 from underlay.generate.runner import BLOCK
 from underlay.generate.sampler import Sampler, choose
+from underlay.generate.sequence import Handle
 from underlay.generate.speculate import Draft, Guesser, Lookup
 from underlay.models import LlamaConfig
 from underlay.text import Tokenizer, train_tokenizer
@@ -413,14 +414,17 @@ def test_prompts_are_admitted_only_where_all_of_them_fit() -> None:
 
 
 def test_what_a_preempted_request_has_read_itself_does_not_count_as_found() -> None:
-    engine = make_engine(slots=2, blocks=8, budget=16)
+    engine = make_engine(slots=2, blocks=8, budget=2)
     first = engine.submit(Request([9] * 17, 70, Sampling(0), stop_ids=NEVER))
     while len(first.ids) < 14:
         engine.step()
     second = engine.submit(Request(list(range(7, 7 + 65)), 2, Sampling(0), stop_ids=NEVER))
+    read = 0
     while engine.busy:
         engine.step()
-    assert engine.scheduler.preemptions > 0
+        read = max(read, second.read)
+        assert not (second.ids and engine.scheduler.preemptions == 0)  # it lost its memory before it had an answer
+    assert 16 < read
     assert second.answer().cached_tokens == 0
 
 
@@ -437,8 +441,21 @@ def test_guesses_leave_room_for_prompts() -> None:
 
 
 def test_guesses_take_no_memory_from_others() -> None:
-    many = [Request([9 + i] * 10, 37, Sampling(1.0, seed=i), stop_ids=NEVER) for i in range(2)]
-    for guesses in (0, 20):  # two times three blocks are just enough
-        engine = make_engine(slots=2, blocks=6, guesser=Draft(FakeRunner(VOCABULARY), CONTEXT, 2), guesses=guesses)
-        assert [answer.ids for answer in engine.generate(many)] == [reference(request) for request in many]
-        assert engine.scheduler.preemptions == 0
+    class Wrong:
+        def guess(self, handles: Sequence[Handle], counts: Sequence[int]) -> list[list[int]]:
+            return [[0] * count for count in counts]
+
+        def forget(self, handle: Handle) -> None:
+            pass
+
+    # Three answers of two blocks, and one that is cancelled while it fits into its first.
+    engine = make_engine(slots=4, blocks=7, guesser=Wrong(), guesses=20)
+    long = engine.submit(Request([9] * 4, 80, Sampling(0), stop_ids=NEVER))
+    others = [engine.submit(Request([20 + i] * 12, 8, Sampling(0), stop_ids=NEVER)) for i in range(3)]
+    while any(other.finish is None for other in others):
+        engine.step()
+        engine.invariants()
+    long.cancel()
+    engine.step()
+    assert engine.scheduler.preemptions == 0
+    assert [other.ids for other in others] == [reference(other.request) for other in others]

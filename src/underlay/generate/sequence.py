@@ -86,6 +86,8 @@ class Handle(Reply):
         """How many of the tokens are in memory; at least one is not, while the answer goes on."""
         self.blocks: list[int] = []
         """Where they are: place p in block blocks[p // BLOCK]."""
+        self.admitted = False
+        """Whether it ever was; it may wait again since."""
         self.sampler = sampler
         self._root = root(request.salt, request.adapter)
         self._chain: list[Prefix] = []
@@ -95,14 +97,14 @@ class Handle(Reply):
         """Tokens that are known but not in memory: one while an answer is being written, more before."""
         return len(self.tokens) - self.read
 
-    def chain(self, tokens: int) -> list[Prefix]:
-        """The full blocks among the first so many tokens."""
+    def chain(self, tokens: int, first: int = 0) -> list[Prefix]:
+        """The full blocks among the first so many tokens, from the block numbered `first` on."""
         blocks = tokens // BLOCK
         while len(self._chain) < blocks:
             before = self._chain[-1].hash if self._chain else self._root
             start = len(self._chain) * BLOCK
             self._chain.append(prefix(before, self.tokens[start : start + BLOCK]))
-        return self._chain[:blocks]
+        return self._chain[first:blocks]
 
     def advance(self, token: int, data: bytes, logprob: TokenLogprob | None) -> "TokenEvent":
         """Take the next token of the answer; `data`: its bytes."""
