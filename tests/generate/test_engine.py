@@ -258,7 +258,7 @@ def test_unknown_ids_and_foreign_tokenizers_are_refused(
 
 
 def test_a_constraint_without_choices_is_refused() -> None:
-    with pytest.raises(ParameterError, match="^constraint: choices need texts"):
+    with pytest.raises(ParameterError, match=r"^constraint: choices need texts"):
         Constraint(choices=())
 
 

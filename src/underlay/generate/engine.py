@@ -9,6 +9,7 @@ on what is remembered, or on chunks, guesses and preemptions. It follows from ro
 both runners for a CPU promise.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path as FolderPath
@@ -93,6 +94,8 @@ class Engine:
         self._guesser, self._guesses = guesser, guesses
         self._grammars = GrammarCompiler(tokenizer, config.vocabulary)
         self._adapters: dict[str, Adapter] = {}
+        self._cancelled: deque[Handle] = deque()
+        """To be let go of by the next step; whoever cancels, in whatever thread, leaves the handle here."""
 
     @classmethod
     def load(cls, folder: FolderPath, slots: int = 8, precision: Precision | None = None, **settings: Any) -> "Engine":
@@ -139,7 +142,8 @@ class Engine:
         stop_ids = self._stop_ids(request)
         constraint = request.constraint
         grammar = None if constraint is None else self._grammars.compile(constraint, stop_ids)
-        handle = Handle(request, prompt, stop_ids, Sampler(request.sampling, prompt, self._vocabulary, grammar))
+        sampler = Sampler(request.sampling, prompt, self._vocabulary, grammar)
+        handle = Handle(request, prompt, stop_ids, sampler, self._cancelled.append)
         self.scheduler.add(handle)
         return handle
 
@@ -223,8 +227,12 @@ class Engine:
 
     def _sweep(self) -> list[TokenEvent]:
         """Let go of what was cancelled."""
-        everyone = (*self.scheduler.running, *self.scheduler.waiting)
-        return [self._end(handle, handle.end("cancelled")) for handle in everyone if handle.cancelled]
+        events = []
+        while self._cancelled:
+            handle = self._cancelled.popleft()
+            if handle.finish is None:
+                events.append(self._end(handle, handle.end("cancelled")))
+        return events
 
     def _end(self, handle: Handle, event: TokenEvent) -> TokenEvent:
         self.scheduler.remove(handle)

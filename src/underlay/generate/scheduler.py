@@ -2,8 +2,9 @@
 
 Answers that are being written come first, one token each; what room a step has left goes to prompts, oldest first, in
 chunks, and to what is guessed ahead, which gets half of it at most while a prompt is being read. A request is admitted
-when there is a slot and memory for its whole prompt, beside what those before it are still to fill. Where memory runs out nevertheless, the youngest gives its own back and waits at the head of the queue; its tokens are kept,
-and read again later. A request whose beginning is just being read by another waits for it and shares it.
+when there is a slot and memory for its whole prompt, beside what those before it are still to fill. Where memory runs
+out nevertheless, the youngest gives its own back and waits at the head of the queue; its tokens are kept, and read
+again later. A request whose beginning is just being read by another waits for it and shares it.
 """
 
 from collections import deque
@@ -56,7 +57,7 @@ class Scheduler:
         """Run at most `slots` sequences at once, and read about `budget` tokens in a step."""
         self.pool, self.slots, self.budget = pool, slots, max(budget, slots)
         self.waiting: deque[Handle] = deque()
-        self.running: list[Handle] = []
+        self.running: dict[Handle, None] = {}
         """In the order in which they were admitted."""
         self.preemptions = 0
         """How often memory ran out."""
@@ -68,7 +69,7 @@ class Scheduler:
     def remove(self, handle: Handle) -> None:
         """Let go of a request, wherever it is, and of its memory."""
         if handle in self.running:
-            self.running.remove(handle)
+            del self.running[handle]
         else:
             self.waiting.remove(handle)
         self._give_back(handle)
@@ -118,9 +119,7 @@ class Scheduler:
     def _admit(self) -> None:
         if not self.waiting or len(self.running) == self.slots:
             return
-        coming = {
-            link.hash for handle in self.running for link in handle.chain(_shared(handle), handle.read // BLOCK)
-        }
+        coming = {link.hash for handle in self.running for link in handle.chain(_shared(handle), handle.read // BLOCK)}
         owed = sum(max(blocks_for(len(handle.tokens)) - len(handle.blocks), 0) for handle in self.running)
         for handle in list(islice(self.waiting, AHEAD * self.slots)):
             if len(self.running) == self.slots:
@@ -138,7 +137,7 @@ class Scheduler:
                 return
             owed += needed
             self.waiting.remove(handle)
-            self.running.append(handle)
+            self.running[handle] = None
             handle.blocks, handle.read = found, len(found) * BLOCK
             if not handle.admitted:
                 handle.admitted, handle.cached = True, handle.read
@@ -158,7 +157,7 @@ class Scheduler:
     def _make_room(self, handle: Handle, tokens: int) -> bool:
         """The same, at the cost of the youngest; False where that is the handle itself."""
         while not self._reserve(handle, tokens):
-            youngest = self.running[-1]
+            youngest = next(reversed(self.running))
             assert len(self.running) > 1, "memory holds less than one context"
             self._preempt(youngest)
             if youngest is handle:
@@ -167,7 +166,7 @@ class Scheduler:
 
     def _preempt(self, handle: Handle) -> None:
         self.preemptions += 1
-        self.running.remove(handle)
+        del self.running[handle]
         self._give_back(handle)
         self.waiting.appendleft(handle)
 

@@ -1,6 +1,6 @@
 """One request on its way: its tokens so far, what of them is in memory and where, and what has been said."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from underlay.generate.blocks import Prefix, prefix, root
@@ -77,9 +77,20 @@ class Reply:
 class Handle(Reply):
     """A request on its way through our engine: its tokens, and what of them is in memory."""
 
-    def __init__(self, request: Request, prompt: Sequence[int], stop_ids: frozenset[int], sampler: Sampler) -> None:
-        """Take the prompt as it is read, which is the request's unless that was too long and could be cut."""
+    def __init__(
+        self,
+        request: Request,
+        prompt: Sequence[int],
+        stop_ids: frozenset[int],
+        sampler: Sampler,
+        on_cancel: Callable[["Handle"], None],
+    ) -> None:
+        """Take the prompt as it is read, which is the request's unless that was too long and could be cut.
+
+        on_cancel: told of this handle when it is cancelled, in that thread.
+        """
         super().__init__(request, len(prompt), stop_ids)
+        self._on_cancel = on_cancel
         self.tokens = list(prompt)
         """Prompt and answer."""
         self.read = 0
@@ -96,6 +107,11 @@ class Handle(Reply):
     def pending(self) -> int:
         """Tokens that are known but not in memory: one while an answer is being written, more before."""
         return len(self.tokens) - self.read
+
+    def cancel(self) -> None:
+        """See `Reply.cancel`."""
+        super().cancel()
+        self._on_cancel(self)
 
     def chain(self, tokens: int, first: int = 0) -> list[Prefix]:
         """The full blocks among the first so many tokens, from the block numbered `first` on."""
