@@ -1,5 +1,6 @@
 """The options of the verbs that generate, in one process: which engine they make of them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from underlay.cli.engines import as_bytes
 from underlay.errors import UserError
 from underlay.generate.speculate import Draft, Lookup
 from underlay.library import Library
+from underlay.plan.machine import find_compiler
 
 PROMPT = "The quick brown fox jumps over"
 
@@ -174,3 +176,23 @@ def test_help_waits_for_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_doctor_says_which_way_a_model_takes_and_how_fast_it_is(root: Path) -> None:
+    result = run(root, "doctor", "--engine", "model:tiny", "--precision", "float32", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["path"].startswith("native: C++") if find_compiler() else "no C++ compiler" in found["path"]
+    assert "float32" in found["path"]
+    assert found["cache_bytes"] == found["token_bytes"] * found["cache_tokens"]
+    speeds = ("prompt_tokens_per_second", "tokens_per_second", "batch_tokens_per_second")
+    assert all(found[speed] > 0 for speed in speeds)
+    shown = run(root, "doctor", "--engine", "model:tiny")
+    assert found["path"][:6] in shown.stdout
+    assert "bfloat16" in shown.stdout
+
+
+def test_no_option_of_doctor_or_chat_is_ignored(root: Path) -> None:
+    wrong(root, "--precision int8: only with --engine", "doctor", "--precision", "int8")
+    wrong(root, "max_tokens: 0 is below 1", "chat", "model:tiny", "--max-tokens", "0")
+    wrong(root, "temperature: -1.0 is not", "chat", "model:tiny", "--temperature", "-1")

@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -212,7 +213,9 @@ def test_requests_longer_than_the_context_are_refused(engine: Engine) -> None:
     ("parameter", "values"),
     [
         ("temperature", [-0.1, float("nan"), float("inf")]),
-        ("top_k", [0, -1]),
+        ("top_k", [0, -1, 2.5]),
+        ("repetition", [0, -1.0, 1e-9, 1e9, float("nan"), float("inf")]),
+        ("seed", [1.5, np.int64(3)]),
         ("top_p", [-0.1, 1.1, float("nan")]),
         ("min_p", [-0.1, 1.1, float("nan")]),
     ],
@@ -227,7 +230,15 @@ def test_sampling_out_of_range_is_named(parameter: str, values: list[float]) -> 
 
 @pytest.mark.parametrize(
     "values",
-    [{"prompt": []}, {"max_tokens": 0}, {"stop": ("a", "")}, {"logprobs": -1}, {"logprobs": 21}],
+    [
+        {"prompt": []},
+        {"max_tokens": 0},
+        {"max_tokens": 2.5},
+        {"stop": ("a", "")},
+        {"stop": ("ab" * 40_000,)},
+        {"logprobs": -1},
+        {"logprobs": 21},
+    ],
 )
 def test_requests_out_of_range_are_named(values: dict[str, object]) -> None:
     with pytest.raises(ParameterError, match=f"^{next(iter(values))}: "):
@@ -244,6 +255,21 @@ def test_unknown_ids_and_foreign_tokenizers_are_refused(
         Engine(model, tokenizer, slots=0)
     with pytest.raises(UserError, match="load the two together"):
         Engine(make_model(tokenizer.size - 1), tokenizer)
+
+
+def test_a_constraint_without_choices_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"^constraint: choices need texts"):
+        Constraint(choices=())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_more_than_all_tokens_are_all_tokens(model: Decoder, tokenizer: Tokenizer, path: Path) -> None:
+    engine = Engine(model, tokenizer, path=path)
+    few, many = (
+        engine.generate([Request([9], 20, Sampling(1.5, top_k=top_k, seed=3), stop_ids=NEVER)])[0].ids
+        for top_k in (tokenizer.size, 10**400)
+    )
+    assert few == many
 
 
 def test_the_thread_count_is_put_back(engine: Engine) -> None:

@@ -1,9 +1,11 @@
 """Promises of the engine that no model is needed for: whatever happens around a request, its tokens are the same."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_runner import FakeRunner
@@ -16,6 +18,7 @@ from underlay.generate.adapters import Adapter
 from underlay.generate.request import Answer, ContextLengthError, ParameterError
 from underlay.generate.runner import BLOCK
 from underlay.generate.sampler import Sampler, choose
+from underlay.generate.sequence import Handle
 from underlay.generate.speculate import Draft, Guesser, Lookup
 from underlay.models import LlamaConfig
 from underlay.text import Tokenizer, train_tokenizer
@@ -288,6 +291,26 @@ def test_a_prompt_that_is_too_long_is_refused_or_cut_when_asked() -> None:
         engine.submit(Request(prompt, CONTEXT, truncate=True))
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+def test_ids_may_be_of_any_whole_numbers(kind: Callable[[list[int]], Sequence[int]]) -> None:
+    prompt = [9 + i for i in range(40)]
+    engine = make_engine()
+    answer = engine.generate([Request(kind(prompt), 5, Sampling(0), stop_ids=NEVER)])[0]
+    assert answer.ids == reference(Request(prompt, 5, Sampling(0), stop_ids=NEVER))
+    assert engine.generate([Request(prompt, 5, Sampling(0), stop_ids=NEVER)])[0].cached_tokens == 32
+
+
+@pytest.mark.parametrize("prompt", [[9.0] * 40, ["9"], "text", [None]])
+def test_ids_that_are_no_whole_numbers_are_refused_before_they_reach_others(prompt: Any) -> None:
+    engine = make_engine()
+    other = engine.submit(Request([9], 5, Sampling(0), stop_ids=NEVER))
+    with pytest.raises(ParameterError, match=r"^prompt: holds something other than a token id"):
+        engine.submit(Request(prompt, 5))
+    while engine.busy:
+        engine.step()
+    assert other.ids == reference(other.request)
+
+
 def test_memory_for_less_than_a_context_is_refused() -> None:
     with pytest.raises(UserError, match=r"hold 5 blocks.*one context takes 6"):
         make_engine(blocks=5)
@@ -323,3 +346,116 @@ def test_logits_that_are_no_numbers_fail_that_request_alone() -> None:
     assert "not numbers" in (broken.error or "")
     assert whole.ids == reference(good)
     engine.invariants()
+
+
+@pytest.mark.parametrize("where", ["run", "choose", "take"])
+@pytest.mark.parametrize("guessing", [False, True])
+def test_a_step_that_failed_can_be_taken_again(where: str, guessing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(guesser=Draft(FakeRunner(VOCABULARY), CONTEXT, 4) if guessing else None)
+    prompts = [[9 + i] * 20 for i in range(4)]
+    handles = [engine.submit(Request(prompt, 20, Sampling(1.0, seed=3), stop_ids=NEVER)) for prompt in prompts]
+    owner, name = {
+        "run": (engine.runner, "run"),
+        "choose": (engine, "_choose"),
+        "take": (engine, "_take"),
+    }[where]
+    real, chance = getattr(owner, name), random.Random(1)
+
+    def now_and_then(*given: Any) -> Any:
+        if chance.random() < 0.3:
+            raise MemoryError
+        return real(*given)
+
+    monkeypatch.setattr(owner, name, now_and_then)
+    failures = 0
+    for _ in range(500):
+        try:
+            engine.step()
+        except MemoryError:
+            failures += 1
+        engine.invariants()
+    assert failures > 3
+    assert [handle.ids for handle in handles] == [reference(handle.request) for handle in handles]
+    assert engine.scheduler.pool.free == 24
+
+
+def test_a_batch_does_not_count_the_answers_of_others() -> None:
+    engine = make_engine()
+    other = engine.submit(Request([9], 1, Sampling(0), stop_ids=NEVER))
+    (answer,) = engine.generate([Request([10], 5, Sampling(0), stop_ids=NEVER)])
+    assert (answer.finish, len(answer.ids)) == ("length", 5)
+    assert other.finish == "length"
+
+
+def test_a_batch_of_which_one_cannot_be_queued_leaves_the_engine_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    real, calls = engine.submit, []
+
+    def submit(request: Request) -> Any:
+        calls.append(request)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(request)
+
+    monkeypatch.setattr(engine, "submit", submit)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate([Request([9], 5, stop_ids=NEVER)] * 4)
+    assert not engine.busy
+
+
+def test_prompts_are_admitted_only_where_all_of_them_fit() -> None:
+    engine = make_engine(slots=4, blocks=10, budget=8)
+    for first in range(4):
+        engine.submit(Request([9 + first] * 60, 2, Sampling(0), stop_ids=NEVER))
+    while engine.busy:
+        engine.step()
+        assert engine.running <= 2  # each takes 4 blocks of 10
+    assert engine.scheduler.preemptions == 0
+
+
+def test_what_a_preempted_request_has_read_itself_does_not_count_as_found() -> None:
+    engine = make_engine(slots=2, blocks=8, budget=2)
+    first = engine.submit(Request([9] * 17, 70, Sampling(0), stop_ids=NEVER))
+    while len(first.ids) < 14:
+        engine.step()
+    second = engine.submit(Request(list(range(7, 7 + 65)), 2, Sampling(0), stop_ids=NEVER))
+    read = 0
+    while engine.busy:
+        engine.step()
+        read = max(read, second.read)
+        assert not (second.ids and engine.scheduler.preemptions == 0)  # it lost its memory before it had an answer
+    assert read > 16
+    assert second.answer().cached_tokens == 0
+
+
+def test_guesses_leave_room_for_prompts() -> None:
+    engine = make_engine(slots=4, budget=8, guesser=Draft(FakeRunner(VOCABULARY), CONTEXT, 4))
+    for first in range(3):
+        engine.submit(Request([9 + first], 60, Sampling(0), stop_ids=NEVER))
+    for _ in range(3):
+        engine.step()
+    late = engine.submit(Request([40, 41], 1, Sampling(0), stop_ids=NEVER))
+    for _ in range(4):
+        engine.step()
+    assert late.finish == "length"
+
+
+def test_guesses_take_no_memory_from_others() -> None:
+    class Wrong:
+        def guess(self, handles: Sequence[Handle], counts: Sequence[int]) -> list[list[int]]:
+            return [[0] * count for count in counts]
+
+        def forget(self, handle: Handle) -> None:
+            pass
+
+    # Three answers of two blocks, and one that is cancelled while it fits into its first.
+    engine = make_engine(slots=4, blocks=7, guesser=Wrong(), guesses=20)
+    long = engine.submit(Request([9] * 4, 80, Sampling(0), stop_ids=NEVER))
+    others = [engine.submit(Request([20 + i] * 12, 8, Sampling(0), stop_ids=NEVER)) for i in range(3)]
+    while any(other.finish is None for other in others):
+        engine.step()
+        engine.invariants()
+    long.cancel()
+    engine.step()
+    assert engine.scheduler.preemptions == 0
+    assert [other.ids for other in others] == [reference(other.request) for other in others]

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from underlay.cli.common import JsonOption, LibraryOption, amount, console, open_library, print_json
 from underlay.cli.engines import PrecisionOption
+from underlay.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +32,8 @@ def doctor(
     from underlay.plan.machine import examine, measure
 
     shelf = open_library(library)
+    if precision is not None and engine is None:
+        raise UserError(f"--precision {precision}: only with --engine, for it is that of a model")
     if engine is not None:
         facts = _examine(shelf.find(engine, "model").folder, precision)
         if json_:

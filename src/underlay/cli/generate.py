@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -223,10 +224,12 @@ def chat(
     from underlay.generate import Request, Sampling
     from underlay.text import Message, render
 
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    longest = _DEFAULT_LENGTH if max_tokens is None else max_tokens
+    asked = Request([0], longest, sampling, adapter=ADAPTER if adapter else None)
     shelf = open_library(library)
     artifact = shelf.find(model, "model")
     engine = EngineChoice(1, precision, one_adapter(adapter), memory, cache, guess, draft).load(shelf, artifact)
-    named = ADAPTER if adapter else None
     if not engine.tokenizer.converses:
         raise UserError(
             f"{artifact.reference} has neither marks of turns nor a chat template; use `underlay generate`, or import "
@@ -252,10 +255,10 @@ def chat(
             out.print("(the conversation is longer than the model's context: its oldest turn is dropped)", style="dim")
             conversation = conversation[2:]  # a question goes with its answer
             ids, _ = render(engine.tokenizer, conversation, reply=True)
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + len(conversation))
+        sampling = replace(asked.sampling, seed=seed + len(conversation))
+        room = max(1, min(asked.max_tokens, engine.context - len(ids)))
         try:
-            room = max(1, min(max_tokens or _DEFAULT_LENGTH, engine.context - len(ids)))
-            answer = _stream(engine, Request(ids, room, sampling, adapter=named), show=True)
+            answer = _stream(engine, replace(asked, prompt=ids, max_tokens=room, sampling=sampling), show=True)
         except UserError as error:
             out.print(str(error), style="red", markup=False)
             conversation.pop()

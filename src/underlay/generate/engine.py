@@ -9,6 +9,7 @@ on what is remembered, or on chunks, guesses and preemptions. It follows from ro
 both runners for a CPU promise.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path as FolderPath
@@ -93,6 +94,8 @@ class Engine:
         self._guesser, self._guesses = guesser, guesses
         self._grammars = GrammarCompiler(tokenizer, config.vocabulary)
         self._adapters: dict[str, Adapter] = {}
+        self._cancelled: deque[Handle] = deque()
+        """To be let go of by the next step; whoever cancels, in whatever thread, leaves the handle here."""
 
     @classmethod
     def load(cls, folder: FolderPath, slots: int = 8, precision: Precision | None = None, **settings: Any) -> "Engine":
@@ -139,7 +142,8 @@ class Engine:
         stop_ids = self._stop_ids(request)
         constraint = request.constraint
         grammar = None if constraint is None else self._grammars.compile(constraint, stop_ids)
-        handle = Handle(request, prompt, stop_ids, Sampler(request.sampling, prompt, self._vocabulary, grammar))
+        sampler = Sampler(request.sampling, prompt, self._vocabulary, grammar)
+        handle = Handle(request, prompt, stop_ids, sampler, self._cancelled.append)
         self.scheduler.add(handle)
         return handle
 
@@ -161,11 +165,13 @@ class Engine:
         """Answer all requests, in their order. Raises ParameterError, before any work, where one cannot be honoured."""
         for request in requests:
             self.check(request)
-        handles = [self.submit(request) for request in requests]
+        handles: dict[Handle, None] = {}  # in order, and quick to look up: others may be under way, too
         done = tokens = 0
         try:
+            for request in requests:
+                handles[self.submit(request)] = None
             while done < len(handles):
-                events = self.step()
+                events = [event for event in self.step() if event.handle in handles]
                 tokens += len(events)
                 ended = sum(event.finish is not None for event in events)
                 if ended:
@@ -221,8 +227,12 @@ class Engine:
 
     def _sweep(self) -> list[TokenEvent]:
         """Let go of what was cancelled."""
-        everyone = (*self.scheduler.running, *self.scheduler.waiting)
-        return [self._end(handle, handle.end("cancelled")) for handle in everyone if handle.cancelled]
+        events = []
+        while self._cancelled:
+            handle = self._cancelled.popleft()
+            if handle.finish is None:
+                events.append(self._end(handle, handle.end("cancelled")))
+        return events
 
     def _end(self, handle: Handle, event: TokenEvent) -> TokenEvent:
         self.scheduler.remove(handle)
@@ -235,12 +245,15 @@ class Engine:
         return self._guesser.guess(handles, [room(handle, self._guesses) for handle in handles])
 
     def _advance(self, shares: Sequence[Share], logits: Tensor) -> list[TokenEvent]:
-        """Choose what comes next for each share that is complete, and go on while guesses come true."""
+        """Choose what comes next for each share that is complete, and go on while guesses come true.
+
+        The last known token counts as read once the next is chosen, so a step that failed can be taken again.
+        """
         events: list[TokenEvent] = []
         going: list[tuple[Share, int]] = []
         for share, row in rows(shares):
-            self.scheduler.done(share.handle, share.count)
             self._tell_prompt(share, logits[row : row + share.wanted])
+            self.scheduler.done(share.handle, share.count - share.complete)
             if share.complete:
                 going.append((share, row + share.wanted - 1 - len(share.guessed)))
         for place in count():
@@ -254,7 +267,6 @@ class Engine:
                 event = self._take(share.handle, token, logprob)
                 events.append(event)
                 if event.finish is None and place < len(share.guessed) and share.guessed[place] == event.id:
-                    self.scheduler.done(share.handle, 1)
                     later.append((share, row))
             going = later
         raise AssertionError
@@ -277,16 +289,17 @@ class Engine:
             return self._end(handle, handle.end("failed", handle.sampler.problem))
         # A model's vocabulary may be padded beyond its tokenizer's; such an id has no bytes.
         data = self.tokenizer.decode_bytes((token,)) if token < self.tokenizer.size else b""
+        self.scheduler.done(handle, 1)
         event = handle.advance(token, data, logprob)
         return event if event.finish is None else self._end(handle, event)
 
     def _tell_prompt(self, share: Share, logits: Tensor) -> None:
-        """Note the log-probabilities of the prompt's tokens that follow what was read."""
+        """Note the log-probabilities of the prompt's tokens that follow what is being read."""
         handle, wanted = share.handle, share.handle.request.prompt_logprobs
         if wanted is None or len(handle.prompt_logprobs) >= handle.prompt_length - 1:
             return
-        first = handle.read - share.count  # the place that the first row was read at
-        targets = handle.tokens[first + 1 : min(handle.read + 1, handle.prompt_length)]
+        first = handle.read  # the place that the first row was read at
+        targets = handle.tokens[first + 1 : min(first + share.count + 1, handle.prompt_length)]
         told = self._tell(logits[: len(targets)], targets, [wanted] * len(targets))
         handle.prompt_logprobs += told[len(handle.prompt_logprobs) - first :]
 

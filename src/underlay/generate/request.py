@@ -16,6 +16,10 @@ FinishReason = Literal["stop", "length", "cancelled", "failed"]
 MOST_LOGPROBS = 20
 MOST_BIAS = 100.0
 """As in OpenAI's API: enough to force a token or to rule it out."""
+MOST_REPETITION = 1000.0
+"""More changes nothing, and would leave the range of float32 sooner or later."""
+MOST_STOP = 65_536
+"""Characters of all stop strings together: each is a place in memory."""
 
 
 class ParameterError(UserError):
@@ -61,18 +65,22 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ParameterError("temperature", f"{self.temperature} is not a number of 0 or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ParameterError("top_k", f"{self.top_k} is below 1; leave it out to keep all tokens")
+        if self.top_k is not None:
+            _whole("top_k", self.top_k)
+            if self.top_k < 1:
+                raise ParameterError("top_k", f"{self.top_k} is below 1; leave it out to keep all tokens")
         for name in ("top_p", "typical", "min_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ParameterError(name, f"{getattr(self, name)} is not between 0 and 1")
-        if not (math.isfinite(self.repetition) and self.repetition > 0):
-            raise ParameterError("repetition", f"{self.repetition} is not a number above 0; 1 changes nothing")
+        if not 1 / MOST_REPETITION <= self.repetition <= MOST_REPETITION:
+            between = f"between {1 / MOST_REPETITION:g} and {MOST_REPETITION:g}"
+            raise ParameterError("repetition", f"{self.repetition} is not {between}; 1 changes nothing")
         for name in ("presence", "frequency"):
             if not -2 <= getattr(self, name) <= 2:
                 raise ParameterError(name, f"{getattr(self, name)} is not between -2 and 2")
         if not all(abs(value) <= MOST_BIAS for value in self.bias.values()):
             raise ParameterError("bias", f"holds a value outside -{MOST_BIAS:g}..{MOST_BIAS:g}")
+        _whole("seed", self.seed)
 
     @property
     def greedy(self) -> bool:
@@ -104,7 +112,7 @@ class Constraint:
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.json_schema, self.regex, self.choices)) != 1:
             raise ParameterError("constraint", "give one of json_schema, regex and choices")
-        if self.choices is not None and not all(self.choices):
+        if self.choices is not None and not (self.choices and all(self.choices)):
             raise ParameterError("constraint", "choices need texts, and none may be empty")
 
 
@@ -137,10 +145,13 @@ class Request:
     def __post_init__(self) -> None:
         if len(self.prompt) == 0:
             raise ParameterError("prompt", "is empty; it needs at least one token, such as BOS")
+        _whole("max_tokens", self.max_tokens)
         if self.max_tokens < 1:
             raise ParameterError("max_tokens", f"{self.max_tokens} is below 1")
         if not all(self.stop):
             raise ParameterError("stop", "holds an empty string, which stands everywhere")
+        if (length := sum(map(len, self.stop))) > MOST_STOP:
+            raise ParameterError("stop", f"{length} characters of stop strings are more than the {MOST_STOP} allowed")
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= MOST_LOGPROBS:
@@ -151,6 +162,11 @@ class Request:
         return [
             replace(self, sampling=replace(self.sampling, seed=self.sampling.seed + index)) for index in range(count)
         ]
+
+
+def _whole(name: str, value: int) -> None:
+    if not isinstance(value, int):
+        raise ParameterError(name, f"{value!r} is not a whole number of Python's own")
 
 
 @dataclass(frozen=True)

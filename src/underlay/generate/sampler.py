@@ -56,7 +56,8 @@ class Sampler:
         """Whether it always takes the most likely token of the model itself, whatever came before."""
         self.changes = sampling.reshaped or grammar is not None
         """Whether logits change before a token is chosen."""
-        self.limits = sampling.temperature, sampling.top_k or 0, sampling.top_p, sampling.typical, sampling.min_p
+        top_k = min(sampling.top_k or 0, vocabulary)
+        self.limits = sampling.temperature, top_k, sampling.top_p, sampling.typical, sampling.min_p
         """The settings that a draw depends on, as numbers; top-k 0: all."""
         self._penalties = Penalties(sampling, prompt) if sampling.reshaped else None
 

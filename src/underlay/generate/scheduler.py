@@ -1,18 +1,23 @@
 """Who reads how much in the next step (continuous batching: Orca, OSDI 2022; chunked prefill: arXiv:2308.16369).
 
-Answers that are being written come first, one token each and what is guessed ahead; what room a step has left goes to
-prompts, oldest first, in chunks. A request is admitted when there is a slot and memory for its whole prompt. Where
-memory runs out nevertheless, the youngest gives its own back and waits at the head of the queue; its tokens are kept,
-and read again later. A request whose beginning is just being read by another waits for it and shares it.
+Answers that are being written come first, one token each; what room a step has left goes to prompts, oldest first, in
+chunks, and to what is guessed ahead, which gets half of it at most while a prompt is being read. A request is admitted
+when there is a slot and memory for its whole prompt, beside what those before it are still to fill. Where memory runs
+out nevertheless, the youngest gives its own back and waits at the head of the queue; its tokens are kept, and read
+again later. A request whose beginning is just being read by another waits for it and shares it.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from underlay.generate.blocks import BlockPool
 from underlay.generate.runner import BLOCK, Work
 from underlay.generate.sequence import Handle
+
+AHEAD = 4
+"""So many times the slots are looked at of those that wait; a queue may be long."""
 
 Guess = Callable[[Sequence[Handle]], list[list[int]]]
 """Tokens that may come next, for each of some handles; see `underlay.generate.speculate`."""
@@ -52,7 +57,7 @@ class Scheduler:
         """Run at most `slots` sequences at once, and read about `budget` tokens in a step."""
         self.pool, self.slots, self.budget = pool, slots, max(budget, slots)
         self.waiting: deque[Handle] = deque()
-        self.running: list[Handle] = []
+        self.running: dict[Handle, None] = {}
         """In the order in which they were admitted."""
         self.preemptions = 0
         """How often memory ran out."""
@@ -64,7 +69,7 @@ class Scheduler:
     def remove(self, handle: Handle) -> None:
         """Let go of a request, wherever it is, and of its memory."""
         if handle in self.running:
-            self.running.remove(handle)
+            del self.running[handle]
         else:
             self.waiting.remove(handle)
         self._give_back(handle)
@@ -72,28 +77,33 @@ class Scheduler:
     def plan(self, guess: Guess | None = None) -> list[Share]:
         """The shares of the next step, with memory for each; empty when there is nothing to do."""
         self._admit()
-        room, shares = self.budget, []
         writing = [handle for handle in self.running if handle.pending == 1]
-        guesses: dict[Handle, list[int]] = {}
-        if guess is not None and writing:
-            guesses = dict(zip(writing, guess(writing), strict=True))
-        for handle in (*writing, *[handle for handle in self.running if handle.pending > 1]):
+        reading = [handle for handle in self.running if handle.pending > 1]
+        guesses = guess(writing) if guess is not None and writing else [[] for _ in writing]
+        room = self.budget - len(writing)
+        ahead = room // 2 if reading else room
+        shares = []
+        for handle, guessed in zip(writing, guesses, strict=True):
             if handle not in self.running:
                 continue  # it had to give back its memory
-            count = min(handle.pending, max(room, 1 if handle.pending == 1 else 0))
-            guessed = guesses.get(handle, [])[: max(room - count, 0)]
-            if not self._reserve(handle, handle.read + count + len(guessed)):
+            guessed = guessed[:ahead]
+            if not self._reserve(handle, handle.read + 1 + len(guessed), spare=len(self.running)):
                 guessed = []
-            if count and self._make_room(handle, handle.read + count):
-                shares.append(_share(handle, count, guessed))
-                room -= count + len(guessed)
+            if self._make_room(handle, handle.read + 1):
+                shares.append(_share(handle, 1, guessed))
+                ahead, room = ahead - len(guessed), room - len(guessed)
+        for handle in reading:
+            count = min(handle.pending, room)
+            if count and handle in self.running and self._make_room(handle, handle.read + count):
+                shares.append(_share(handle, count, []))
+                room -= count
         return [share for share in shares if share.handle in self.running]
 
     def done(self, handle: Handle, read: int) -> None:
         """Note that so many more of a handle's tokens are in memory."""
         before = handle.read // BLOCK
         handle.read += read
-        for index, link in enumerate(handle.chain(handle.read)[before:], before):
+        for index, link in enumerate(handle.chain(handle.read, before), before):
             self.pool.remember(handle.blocks[index], link)
 
     def check(self) -> None:
@@ -109,10 +119,9 @@ class Scheduler:
     def _admit(self) -> None:
         if not self.waiting or len(self.running) == self.slots:
             return
-        coming = {
-            link.hash for handle in self.running for link in handle.chain(_shared(handle))[handle.read // BLOCK :]
-        }
-        for handle in list(self.waiting):
+        coming = {link.hash for handle in self.running for link in handle.chain(_shared(handle), handle.read // BLOCK)}
+        owed = sum(max(blocks_for(len(handle.tokens)) - len(handle.blocks), 0) for handle in self.running)
+        for handle in list(islice(self.waiting, AHEAD * self.slots)):
             if len(self.running) == self.slots:
                 return
             # A prompt's own likelihoods need it to be read, whatever is remembered of it.
@@ -122,29 +131,33 @@ class Scheduler:
             if len(found) < len(chain) and chain[len(found)].hash in coming:
                 continue  # another is reading it just now
             self.pool.hold(found)
-            if self.running and blocks_for(len(handle.tokens)) - len(found) + len(self.running) > self.pool.free:
+            needed = blocks_for(len(handle.tokens)) - len(found)
+            if self.running and needed + owed + len(self.running) > self.pool.free:
                 self.pool.release(found)
                 return
+            owed += needed
             self.waiting.remove(handle)
-            self.running.append(handle)
+            self.running[handle] = None
             handle.blocks, handle.read = found, len(found) * BLOCK
-            if not handle.ids:
-                handle.cached = handle.read
+            if not handle.admitted:
+                handle.admitted, handle.cached = True, handle.read
             coming.update(link.hash for link in chain)
 
-    def _reserve(self, handle: Handle, tokens: int) -> bool:
-        """Get blocks for so many tokens, as far as there are free ones."""
-        while len(handle.blocks) < blocks_for(tokens):
+    def _reserve(self, handle: Handle, tokens: int, spare: int = 0) -> bool:
+        """Get blocks for so many tokens; False, and none of them, where fewer than `spare` would stay free."""
+        needed = blocks_for(tokens) - len(handle.blocks)
+        if needed > 0 and needed + spare > self.pool.free:
+            return False
+        for _ in range(needed):
             block = self.pool.take()
-            if block is None:
-                return False
+            assert block is not None, "as many are free"
             handle.blocks.append(block)
         return True
 
     def _make_room(self, handle: Handle, tokens: int) -> bool:
         """The same, at the cost of the youngest; False where that is the handle itself."""
         while not self._reserve(handle, tokens):
-            youngest = self.running[-1]
+            youngest = next(reversed(self.running))
             assert len(self.running) > 1, "memory holds less than one context"
             self._preempt(youngest)
             if youngest is handle:
@@ -153,7 +166,7 @@ class Scheduler:
 
     def _preempt(self, handle: Handle) -> None:
         self.preemptions += 1
-        self.running.remove(handle)
+        del self.running[handle]
         self._give_back(handle)
         self.waiting.appendleft(handle)
 

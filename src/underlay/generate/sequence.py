@@ -1,6 +1,6 @@
 """One request on its way: its tokens so far, what of them is in memory and where, and what has been said."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from underlay.generate.blocks import Prefix, prefix, root
@@ -77,15 +77,28 @@ class Reply:
 class Handle(Reply):
     """A request on its way through our engine: its tokens, and what of them is in memory."""
 
-    def __init__(self, request: Request, prompt: Sequence[int], stop_ids: frozenset[int], sampler: Sampler) -> None:
-        """Take the prompt as it is read, which is the request's unless that was too long and could be cut."""
+    def __init__(
+        self,
+        request: Request,
+        prompt: Sequence[int],
+        stop_ids: frozenset[int],
+        sampler: Sampler,
+        on_cancel: Callable[["Handle"], None],
+    ) -> None:
+        """Take the prompt as it is read, which is the request's unless that was too long and could be cut.
+
+        on_cancel: told of this handle when it is cancelled, in that thread.
+        """
         super().__init__(request, len(prompt), stop_ids)
+        self._on_cancel = on_cancel
         self.tokens = list(prompt)
         """Prompt and answer."""
         self.read = 0
         """How many of the tokens are in memory; at least one is not, while the answer goes on."""
         self.blocks: list[int] = []
         """Where they are: place p in block blocks[p // BLOCK]."""
+        self.admitted = False
+        """Whether it ever was; it may wait again since."""
         self.sampler = sampler
         self._root = root(request.salt, request.adapter)
         self._chain: list[Prefix] = []
@@ -95,14 +108,19 @@ class Handle(Reply):
         """Tokens that are known but not in memory: one while an answer is being written, more before."""
         return len(self.tokens) - self.read
 
-    def chain(self, tokens: int) -> list[Prefix]:
-        """The full blocks among the first so many tokens."""
+    def cancel(self) -> None:
+        """See `Reply.cancel`."""
+        super().cancel()
+        self._on_cancel(self)
+
+    def chain(self, tokens: int, first: int = 0) -> list[Prefix]:
+        """The full blocks among the first so many tokens, from the block numbered `first` on."""
         blocks = tokens // BLOCK
         while len(self._chain) < blocks:
             before = self._chain[-1].hash if self._chain else self._root
             start = len(self._chain) * BLOCK
             self._chain.append(prefix(before, self.tokens[start : start + BLOCK]))
-        return self._chain[:blocks]
+        return self._chain[first:blocks]
 
     def advance(self, token: int, data: bytes, logprob: TokenLogprob | None) -> "TokenEvent":
         """Take the next token of the answer; `data`: its bytes."""

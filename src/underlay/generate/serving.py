@@ -5,6 +5,7 @@ happened. Our own `Engine` is one; the server has another that hands over to vLL
 """
 
 from collections.abc import Collection, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,7 +76,11 @@ def check_fits(request: Request, context: int, vocabulary: int, adapters: Collec
             f"the model's context holds {context}",
         )
     last = vocabulary - 1
-    if min(request.prompt) < 0 or max(request.prompt) > last:
+    try:
+        least, most = min(map(index, request.prompt)), max(map(index, request.prompt))
+    except TypeError as error:
+        raise ParameterError("prompt", "holds something other than a token id, which is a whole number") from error
+    if least < 0 or most > last:
         raise ParameterError("prompt", f"holds a token id outside 0..{last}")
     if any(not 0 <= token <= last for token in request.sampling.bias):
         raise ParameterError("bias", f"names a token id outside 0..{last}")
@@ -89,7 +94,7 @@ def fitted(request: Request, context: int, start: Sequence[int]) -> list[int]:
 
     start: what every prompt of the tokenizer begins with; it is kept, where there is room.
     """
-    prompt, start = list(request.prompt), list(start)
+    prompt, start = list(map(index, request.prompt)), list(start)
     if (over := len(prompt) + request.max_tokens - context) > 0:
         kept = len(start) if prompt[: len(start)] == start and len(start) < len(prompt) - over else 0
         prompt = prompt[:kept] + prompt[kept + over :]

@@ -79,8 +79,10 @@ class Draft:
         self._pool = BlockPool(slots * blocks_for(context))
         runner.reserve(self._pool.count)
         self._blocks: dict[Handle, list[int]] = {}
-        self._read: dict[Handle, list[int]] = {}
         self._sure: dict[Handle, int] = {}
+        """How many tokens of each answer are in memory, and known to be its own."""
+        self._read: dict[Handle, list[int]] = {}
+        """What was read after them, guesses too."""
 
     def guess(self, handles: Sequence[Handle], counts: Sequence[int]) -> list[list[int]]:
         """See `Guesser`."""
@@ -89,24 +91,29 @@ class Draft:
         guesses: list[list[int]] = [[] for _ in handles]
         limits = [min(count, self._context - len(h.tokens)) for h, count in zip(handles, counts, strict=True)]
         while live := [i for i in range(len(handles)) if len(guesses[i]) < limits[i]]:
-            works = [self._work(handles[i], handles[i].tokens + guesses[i]) for i in live]
+            works = [self._work(handles[i], guesses[i]) for i in live]
             for i, token in zip(live, self._runner.run(works).argmax(-1).tolist(), strict=True):
                 guesses[i].append(token)
-        self._sure |= {handle: len(handle.tokens) - 1 for handle in handles}
+        for handle, guessed in zip(handles, guesses, strict=True):
+            if guessed:
+                sure = len(handle.tokens) - 1
+                self._read[handle] = self._read[handle][sure - self._sure.get(handle, 0) :]
+                self._sure[handle] = sure
         return guesses
 
-    def _work(self, handle: Handle, tokens: list[int]) -> Work:
+    def _work(self, handle: Handle, guesses: list[int]) -> Work:
         """Read on from where what was read agrees with the tokens; guesses that were not taken are read over."""
         blocks, read = self._blocks.setdefault(handle, []), self._read.get(handle, [])
-        start = self._sure.get(handle, 0)
-        while start < min(len(read), len(tokens) - 1) and read[start] == tokens[start]:
-            start += 1
-        while len(blocks) < blocks_for(len(tokens)):
+        sure, same = self._sure.get(handle, 0), 0
+        tokens = handle.tokens[sure:] + guesses
+        while same < min(len(read), len(tokens) - 1) and read[same] == tokens[same]:
+            same += 1
+        while len(blocks) < blocks_for(sure + len(tokens)):
             block = self._pool.take()
             assert block is not None, "there is room for each slot's whole context"
             blocks.append(block)
         self._read[handle] = tokens
-        return Work(tokens[start:], start, blocks)
+        return Work(tokens[same:], sure + same, blocks)
 
     def forget(self, handle: Handle) -> None:
         """See `Guesser`."""

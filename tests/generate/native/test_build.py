@@ -114,6 +114,17 @@ def test_the_cache_folder_follows_the_environment(
 
 
 @needs_compiler
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(NoLibrary, match=r"no home folder.*XDG_CACHE_HOME"):
+        library()
+
+
+@needs_compiler
 def test_the_real_kernel_builds_without_a_warning(tmp_path: Path) -> None:
     compiler = building.find_compiler()
     assert compiler is not None

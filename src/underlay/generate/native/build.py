@@ -39,15 +39,21 @@ def library(folder: Path | None = None) -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise NoLibrary("there is no C++ compiler; install g++ or clang++, or name one in $CXX")
-    folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "underlay" / "native"
-    path = folder / f"{_identity(compiler)}.so"
+    path = (folder or _cache()) / f"{_identity(compiler)}.so"
     try:
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             _compile(compiler, path)
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise NoLibrary(f"{path}: {error}") from error
+
+
+def _cache() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "underlay" / "native"
+    except RuntimeError as error:
+        raise NoLibrary("the user has no home folder to keep it in; name one in $XDG_CACHE_HOME") from error
 
 
 def find_compiler() -> str | None:
