@@ -34,6 +34,8 @@ HIGHEST = {8: 127, 4: 7}
 HEAD = "head"
 """What the output head is called, also where it is the embedding."""
 
+SLICE = 256
+"""Outputs whose scales are sought together: what is tried for them stays in the cache."""
 _TRIED = (-8.0, 8.0, -7.0, 7.0, -7.5, 7.5, -8.5, 8.5, -9.0, 9.0)
 """Levels that a group's largest weight is put to, in turn; the best is kept. Finer steps gain a hundredth at most."""
 
@@ -103,6 +105,8 @@ def best_scales(weight: Tensor, bits: Bits, importance: Tensor | None = None) ->
 
     importance: (inputs,), how much the squared error of an input's weights counts; by default all the same.
     """
+    if len(weight) > SLICE:
+        return torch.cat([best_scales(part, bits, importance) for part in torch.split(weight, SLICE)])
     grouped = weight.reshape(len(weight), groups_of(weight.shape[1], bits), -1)
     if bits == 8:
         return grouped.abs().amax(2) / HIGHEST[8]
