@@ -83,7 +83,8 @@ class Speech:
         """For each prompt: `prompt` and `text`, what follows it."""
         if not self.requests:
             return []
-        engine = Engine(self.model, self.tokenizer, slots=min(8, len(self.requests)))
+        # The plain path reads the weights where they are, which may be spread over processes.
+        engine = Engine(self.model, self.tokenizer, slots=min(8, len(self.requests)), path="plain")
         answers = engine.generate(self.requests)
         return [{"prompt": p, "text": answer.text} for p, answer in zip(self.prompts, answers, strict=True)]
 
