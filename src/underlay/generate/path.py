@@ -34,7 +34,8 @@ def choose_runner(
     Raises UserError where the named one cannot be had, or a weight is not a number.
     """
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        here = type(parameter.data) is torch.Tensor  # else it is spread over processes that train it
+        if here and not torch.isfinite(parameter).all():
             raise UserError(f"the weights of {name} are not all finite numbers; the model is damaged or has diverged")
     why = "asked for"
     if path != "plain":
