@@ -2,10 +2,15 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, distribute_tensor
 
 from underlay.errors import UserError
 from underlay.generate import Adapter, Constraint, ContextLengthError, Engine, ParameterError, Request, Sampling
@@ -400,6 +405,24 @@ def test_a_path_that_cannot_be_had_is_said(
         Engine(model, tokenizer, path="native")
     with pytest.raises(UserError, match="cache: int8 keys and values need the native path"):
         Engine(model, tokenizer, cache="int8")
+
+
+def test_weights_that_are_spread_are_left_to_the_plain_path(
+    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: FilePath
+) -> None:
+    model = make_model(tokenizer.size)
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        norm = model.blocks[1].mlp_norm
+        mesh = init_device_mesh("cpu", (1,))
+        norm.weight = nn.Parameter(distribute_tensor(norm.weight.data, mesh, [Replicate()]))
+        with pytest.raises(UserError, match="the native path cannot run this model: its weights are spread over"):
+            Engine(model, tokenizer, path="native")
+        described = Engine(model, tokenizer).runner.describe()
+        assert described.startswith("plain")
+        assert "its weights are spread over processes" in described
+    finally:
+        dist.destroy_process_group()
 
 
 def test_constraints_hold_and_fail_by_themselves(engine: Engine) -> None:

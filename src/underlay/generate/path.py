@@ -34,8 +34,10 @@ def choose_runner(
     Raises UserError where the named one cannot be had, or a weight is not a number.
     """
     for name, parameter in model.named_parameters():
-        here = type(parameter.data) is torch.Tensor  # else it is spread over processes that train it
-        if here and not torch.isfinite(parameter).all():
+        if type(parameter.data) is not torch.Tensor:
+            continue  # it is spread over processes that train it
+        # A sum of numbers is one, unless it is too large, and takes no memory: only then each is looked at.
+        if not torch.isfinite(parameter.sum()) and not torch.isfinite(parameter).all():
             raise UserError(f"the weights of {name} are not all finite numbers; the model is damaged or has diverged")
     why = "asked for"
     if path != "plain":
@@ -64,10 +66,11 @@ def choosers(runner: Runner) -> tuple[Draw, Tell]:
 
 def _elsewhere(model: Decoder) -> str | None:
     """Why the weights are not simply here."""
-    weight = model.embedding.weight
-    if weight.device.type != "cpu":
-        return f"the model is on {weight.device.type}"
-    return None if type(weight.data) is torch.Tensor else "its weights are spread over processes"
+    weights = [parameter.data for parameter in model.parameters()]
+    away = next((weight.device.type for weight in weights if weight.device.type != "cpu"), None)
+    if away is not None:
+        return f"the model is on {away}"
+    return None if all(type(weight) is torch.Tensor for weight in weights) else "its weights are spread over processes"
 
 
 def _as_precise(precision: Precision) -> Cache:
