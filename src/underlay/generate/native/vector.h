@@ -88,6 +88,8 @@ INLINE I pair_sum(I acc, S a, S b) {
     return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
 #elif defined(UNDERLAY_AVX512)
     return acc + (I)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(UNDERLAY_AVX2) && defined(__AVXVNNI__)
+    return (I)_mm256_dpwssd_avx_epi32((__m256i)acc, (__m256i)a, (__m256i)b);
 #elif defined(UNDERLAY_AVX2)
     return acc + (I)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(UNDERLAY_NEON)
