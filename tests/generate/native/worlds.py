@@ -35,7 +35,7 @@ FAMILIES: dict[str, DecoderConfig] = {
     "llama": LlamaConfig(**SIZES),
     "llama with biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, tied=False, position_free_every=2),
     "llama stretched": LlamaConfig(**SIZES, rope_scaling=LLAMA3),
-    "llama of whole vectors": LlamaConfig(vocabulary=512, width=64, depth=2, heads=4, hidden=160, context=CONTEXT),
+    "llama of whole vectors": LlamaConfig(vocabulary=512, width=64, depth=2, heads=4, hidden=512, context=CONTEXT),
     "llama that is deep inside": LlamaConfig(
         vocabulary=VOCABULARY, width=64, depth=1, heads=4, kv_heads=1, hidden=1120, context=CONTEXT
     ),
