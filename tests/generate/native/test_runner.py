@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from generate.native.worlds import CONTEXT, FAMILIES, blocks_for, build, forward, likelihoods, missing, read, tokens
+from generate.native.worlds import (
+    CONTEXT,
+    FAMILIES,
+    adapter_for,
+    blocks_for,
+    build,
+    forward,
+    likelihoods,
+    missing,
+    read,
+    tokens,
+)
 from underlay.errors import UserError
 from underlay.generate.adapters import Adapter, LowRank
 from underlay.generate.native import NativeRunner, unsupported
@@ -122,16 +133,6 @@ def changed(model: Decoder, adapter: Adapter) -> Decoder:
         for name, change in adapter.changes.items():
             matrix(result, name).add_(change.up @ change.down)
     return result
-
-
-def adapter_for(model: Decoder, rank: int, seed: int, every: int = 1) -> Adapter:
-    generator = torch.Generator().manual_seed(seed)
-    changes = {}
-    for name in quantised_names(model)[:-1][::every]:
-        outputs, inputs = matrix(model, name).shape
-        down = torch.randn(rank, inputs, generator=generator) * 0.3
-        changes[name] = LowRank(down, torch.randn(outputs, rank, generator=generator) * 0.1)
-    return Adapter(changes)
 
 
 @pytest.mark.parametrize("family", ["llama with biases", "gpt2", "olmo2", "llama of whole vectors"])

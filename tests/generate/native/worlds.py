@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from underlay.generate.adapters import Adapter, LowRank
 from underlay.generate.native import NativeRunner, NoLibrary, library
 from underlay.generate.runner import BLOCK, Work
 from underlay.models import Decoder, LlamaConfig
@@ -14,6 +15,7 @@ from underlay.models.gpt2 import GPT2Config
 from underlay.models.mistral import MistralConfig
 from underlay.models.olmo import OLMoConfig
 from underlay.models.parts import RopeScaling
+from underlay.models.quantised import matrix, quantised_names
 from underlay.models.qwen import QwenConfig
 
 VOCABULARY, CONTEXT = 300, 100
@@ -113,3 +115,13 @@ def read(runner: NativeRunner, ids: Sequence[int], blocks: Sequence[int] | None 
 def likelihoods(logits: Tensor, ids: Sequence[int]) -> Tensor:
     """Log-probabilities of tokens 1 to n - 1."""
     return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(list(ids[1:]))[:, None])[:, 0]
+
+
+def adapter_for(model: Decoder, rank: int, seed: int, every: int = 1) -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+    changes = {}
+    for name in quantised_names(model)[:-1][::every]:
+        outputs, inputs = matrix(model, name).shape
+        down = torch.randn(rank, inputs, generator=generator) * 0.3
+        changes[name] = LowRank(down, torch.randn(outputs, rank, generator=generator) * 0.1)
+    return Adapter(changes)
