@@ -1,20 +1,27 @@
 """Products of tiles (AMX), whose instructions are done here in C++: what lies around them is the same."""
 
-import copy
 import ctypes
 
 import pytest
 import torch
-from torch import Tensor
 
-from generate.native.worlds import FAMILIES, adapter_for, blocks_for, build, forward, missing, read, tokens
+from generate.native.worlds import (
+    FAMILIES,
+    adapter_for,
+    blocks_for,
+    build,
+    distances,
+    forward,
+    missing,
+    read,
+    rounded,
+    tokens,
+)
 from underlay.generate.native import NativeRunner
 from underlay.generate.native import build as building
 from underlay.generate.runner import Work
 from underlay.models import Decoder, LlamaConfig
 from underlay.models.decoder import DecoderConfig
-from underlay.models.parts import Linear
-from underlay.models.quantised import matrix, quantised_names
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no native library: {missing()}")
 
@@ -47,6 +54,7 @@ class Tiles:
             self.library.underlay_emulate(fault)
             made = runner_of(model, precision, threads)
             self.library.underlay_emulate(0)
+        assert fault or precision not in ("bfloat16", "int8") or "AMX)" in made.describe(), "they passed their check"
         return made
 
 
@@ -59,26 +67,6 @@ def runner_of(model: Decoder, precision: str, threads: int = 2) -> NativeRunner:
     runner = NativeRunner(model, precision, "float32", threads)  # type: ignore[arg-type]
     runner.reserve(64)
     return runner
-
-
-def rounded(model: Decoder, inputs: bool) -> Decoder:
-    """A copy whose weights are bfloat16; `inputs`: and what every matrix is given is rounded to it, as tiles do."""
-    result = copy.deepcopy(model)
-    with torch.no_grad():
-        for name in quantised_names(result):
-            matrix(result, name).copy_(matrix(result, name).bfloat16().float())
-        result.embedding.weight.copy_(result.embedding.weight.bfloat16().float())
-    if inputs:
-        for module in result.modules():
-            if isinstance(module, Linear):
-                module.register_forward_pre_hook(lambda _, given: (given[0].bfloat16().float(),))
-        result.norm.register_forward_hook(lambda _, __, found: found.bfloat16().float())
-    return result
-
-
-def distances(found: Tensor, expected: Tensor) -> Tensor:
-    """Of each row, in parts of its length, the smallest first."""
-    return ((found - expected).norm(dim=1) / expected.norm(dim=1)).sort().values
 
 
 @pytest.mark.parametrize("family", SHAPES)

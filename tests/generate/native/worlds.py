@@ -1,5 +1,6 @@
 """Small models of every family, in sizes that fill no vector, and what runs them plainly."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ from underlay.models.gemma import GemmaConfig
 from underlay.models.gpt2 import GPT2Config
 from underlay.models.mistral import MistralConfig
 from underlay.models.olmo import OLMoConfig
-from underlay.models.parts import RopeScaling
+from underlay.models.parts import Linear, RopeScaling
 from underlay.models.quantised import matrix, quantised_names
 from underlay.models.qwen import QwenConfig
 
@@ -125,3 +126,23 @@ def adapter_for(model: Decoder, rank: int, seed: int, every: int = 1) -> Adapter
         down = torch.randn(rank, inputs, generator=generator) * 0.3
         changes[name] = LowRank(down, torch.randn(outputs, rank, generator=generator) * 0.1)
     return Adapter(changes)
+
+
+def rounded(model: Decoder, inputs: bool) -> Decoder:
+    """A copy whose weights are bfloat16; `inputs`: and what every matrix is given is rounded to it, as tiles do."""
+    result = copy.deepcopy(model)
+    with torch.no_grad():
+        for name in quantised_names(result):
+            matrix(result, name).copy_(matrix(result, name).bfloat16().float())
+        result.embedding.weight.copy_(result.embedding.weight.bfloat16().float())
+    if inputs:
+        for module in result.modules():
+            if isinstance(module, Linear):
+                module.register_forward_pre_hook(lambda _, given: (given[0].bfloat16().float(),))
+        result.norm.register_forward_hook(lambda _, __, found: found.bfloat16().float())
+    return result
+
+
+def distances(found: Tensor, expected: Tensor) -> Tensor:
+    """Of each row, in parts of its length, the smallest first."""
+    return ((found - expected).norm(dim=1) / expected.norm(dim=1)).sort().values
