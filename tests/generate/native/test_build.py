@@ -1,5 +1,6 @@
 import ctypes
 import multiprocessing
+import platform
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from underlay.generate.native import build as building
 
 QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
 """GCC 12 warns of its own headers for AVX-512."""
+AMX = ("-mamx-tile", "-mamx-bf16", "-mamx-int8")
 needs_compiler = pytest.mark.skipif(missing() is not None, reason=f"no native library: {missing()}")
 
 
@@ -125,13 +127,17 @@ def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiler
-def test_the_real_kernel_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tiles", [(), AMX, ("-DUNDERLAY_EMULATED_TILES",)], ids=["here", "AMX", "emulated"])
+def test_the_real_kernel_builds_without_a_warning(tiles: tuple[str, ...]) -> None:
+    if tiles == AMX and platform.machine() != "x86_64":
+        pytest.skip("AMX is Intel's")
     compiler = building.find_compiler()
     assert compiler is not None
     source = building.SOURCE / "kernel.cpp"
     checked = [
         compiler,
         *building.FLAGS,
+        *tiles,
         "-Wall",
         "-Wextra",
         "-Werror",

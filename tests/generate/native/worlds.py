@@ -1,10 +1,12 @@
 """Small models of every family, in sizes that fill no vector, and what runs them plainly."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from underlay.generate.adapters import Adapter, LowRank
 from underlay.generate.native import NativeRunner, NoLibrary, library
 from underlay.generate.runner import BLOCK, Work
 from underlay.models import Decoder, LlamaConfig
@@ -13,7 +15,8 @@ from underlay.models.gemma import GemmaConfig
 from underlay.models.gpt2 import GPT2Config
 from underlay.models.mistral import MistralConfig
 from underlay.models.olmo import OLMoConfig
-from underlay.models.parts import RopeScaling
+from underlay.models.parts import Linear, RopeScaling
+from underlay.models.quantised import matrix, quantised_names
 from underlay.models.qwen import QwenConfig
 
 VOCABULARY, CONTEXT = 300, 100
@@ -113,3 +116,33 @@ def read(runner: NativeRunner, ids: Sequence[int], blocks: Sequence[int] | None 
 def likelihoods(logits: Tensor, ids: Sequence[int]) -> Tensor:
     """Log-probabilities of tokens 1 to n - 1."""
     return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(list(ids[1:]))[:, None])[:, 0]
+
+
+def adapter_for(model: Decoder, rank: int, seed: int, every: int = 1) -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+    changes = {}
+    for name in quantised_names(model)[:-1][::every]:
+        outputs, inputs = matrix(model, name).shape
+        down = torch.randn(rank, inputs, generator=generator) * 0.3
+        changes[name] = LowRank(down, torch.randn(outputs, rank, generator=generator) * 0.1)
+    return Adapter(changes)
+
+
+def rounded(model: Decoder, inputs: bool) -> Decoder:
+    """A copy whose weights are bfloat16; `inputs`: and what every matrix is given is rounded to it, as tiles do."""
+    result = copy.deepcopy(model)
+    with torch.no_grad():
+        for name in quantised_names(result):
+            matrix(result, name).copy_(matrix(result, name).bfloat16().float())
+        result.embedding.weight.copy_(result.embedding.weight.bfloat16().float())
+    if inputs:
+        for module in result.modules():
+            if isinstance(module, Linear):
+                module.register_forward_pre_hook(lambda _, given: (given[0].bfloat16().float(),))
+        result.norm.register_forward_hook(lambda _, __, found: found.bfloat16().float())
+    return result
+
+
+def distances(found: Tensor, expected: Tensor) -> Tensor:
+    """Of each row, in parts of its length, the smallest first."""
+    return ((found - expected).norm(dim=1) / expected.norm(dim=1)).sort().values

@@ -89,6 +89,12 @@ Native* underlay_new(const Shape* shape) {
 void underlay_free(Native* native) { delete native; }
 int64_t underlay_block_bytes(const Native* native) { return (int64_t)native->model.block_bytes; }
 int32_t underlay_lanes() { return LANES; }
+// How it stands with AMX, as `tile::State` counts.
+int32_t underlay_tiles(const Native* native) { return native->model.tiles; }
+#if defined(UNDERLAY_EMULATED_TILES)
+// Models made from now on meet a `tile::Fault`.
+void underlay_emulate(int32_t fault) { tile::fault = fault; }
+#endif
 
 void underlay_layer(Native* native, int32_t index, const Settings* settings) {
     native->model.layers[index].settings = *settings;
@@ -100,7 +106,8 @@ void underlay_matrix(Native* native, int32_t slot, int32_t kind, int32_t outputs
                      const float* scales, const float* bias) {
     Matrix& m = native->model.matrix(slot);
     m.kind = (Kind)kind, m.outputs = outputs, m.inputs = inputs, m.panels = (outputs + PANEL - 1) / PANEL;
-    m.panel_bytes = panel_bytes(m.kind, inputs);
+    m.tiled = native->model.tiles == tile::USED && (m.kind == BFLOAT16 || m.kind == INT8);
+    m.panel_bytes = panel_bytes(m.kind, inputs, m.tiled);
     m.data.reserve(m.panels * m.panel_bytes);
     fill(m.bias, bias, outputs, m.panels * PANEL);
     if (scales) {

@@ -1,26 +1,18 @@
-// Matrix products. A matrix lies in panels of 16 outputs; lanes of a vector are outputs, and inputs are walked one
-// after the other. So each output of each row is one chain of additions in the order of the inputs, however many rows
-// there are: that is what row invariance rests on, and what makes one row and many rows the same code.
-//
-//     float32   [panel][input][16]
-//     bfloat16  [panel][input / 2][16][2]      two inputs share a lane; each is widened by one instruction
-//     int8      [panel][input / 2][16][2]      the same, multiplied in pairs, summed exactly in int32
-//     int4      [panel][input / 8][16][2]      of uint16, whose four nibbles are inputs 2t and 2t + 1; 8 is added
+// Matrix products. A matrix lies in panels of 16 outputs (matrix.h); lanes of a vector are outputs, and inputs are walked
+// one after the other. So each output of each row is one chain of additions in the order of the inputs, however many
+// rows there are: that is what row invariance rests on, and what makes one row and many rows the same code. Where the
+// processor multiplies whole tiles, tiles.h does it instead.
 //
 // Where there are many rows, a stretch of a panel is widened once for all of them: bfloat16 to float32, int4 to int16
 // in the pairs of int8. These are the same numbers, so it changes no sum. (int8 gains nothing by it.)
 #pragma once
 
-#include <algorithm>
 #include <type_traits>
 
-#include "memory.h"
+#include "tiles.h"
 
 namespace underlay {
 
-enum Kind { FLOAT32, BFLOAT16, INT8, INT4, WIDE_INT4 };
-constexpr int GROUP = 32;                // inputs that share a scale in int4
-constexpr int MOST_WIDE = 4;             // panels that are walked side by side
 constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;  // vectors of sums that registers hold beside what is summed
 constexpr int MOST_ROWS = REGISTERS == 32 ? 8 : 6;
 // By kind: rows of one product, as many as registers hold; rows from which on the kind is widened; inputs walked at a
@@ -29,65 +21,6 @@ constexpr int ROWS[] = {MOST_ROWS, MOST_ROWS - 2, MOST_ROWS, 4, MOST_ROWS};
 constexpr int WIDENED[] = {1 << 30, 24, 1 << 30, MOST_ROWS + 2};  // more than one product takes
 constexpr int DEPTHS[] = {192, 384, 512, 512, 256};
 constexpr size_t WIDE_BYTES = 192 * PANEL * sizeof(float);  // of a stretch of a panel, at most
-constexpr int BAND = 128;                // rows that are taken through a few panels at a time
-
-struct Matrix {
-    Kind kind = FLOAT32;
-    int outputs = 0, inputs = 0, panels = 0;
-    size_t panel_bytes = 0;
-    Buffer<char> data;
-    Buffer<float> scales;                // int8: [panel][16], int4: [panel][inputs / 32][16]
-    Buffer<float> bias;                  // [panel][16], or none
-
-    const char* panel(int index) const { return data.get() + index * panel_bytes; }
-};
-
-// Rows that a matrix is multiplied with.
-struct Rows {
-    const float* x = nullptr;            // float32 and bfloat16
-    size_t x_stride = 0;
-    const int16_t* q = nullptr;          // int8 and int4: x = q * scale
-    size_t q_stride = 0;
-    const float* scale = nullptr;
-    const int32_t* sums = nullptr;       // int4: of each group of q
-    size_t sums_stride = 0;
-};
-
-inline size_t panel_bytes(Kind kind, int inputs) {
-    switch (kind) {
-    case FLOAT32: return (size_t)inputs * PANEL * 4;
-    case BFLOAT16: return round_up(inputs, 2) * PANEL * 2;
-    case INT8: return round_up(inputs, 2) * PANEL;
-    default: return (size_t)inputs * PANEL / 2;
-    }
-}
-
-// Largest magnitude of quantised inputs with which no sum can overflow.
-inline int most_steps(Kind kind, int inputs) {
-    return kind == INT4 ? 32767 : (int)std::min<int64_t>(32767, INT32_MAX / (127 * (int64_t)round_up(inputs, 2)));
-}
-
-// One panel; weight: (outputs, inputs) float32, or int8 for the integers.
-inline void pack_panel(Matrix& m, int panel, const void* weight) {
-    char* to = m.data.get() + panel * m.panel_bytes;
-    int columns = std::min(PANEL, m.outputs - panel * PANEL);
-    for (int j = 0; j < columns; j++) {
-        size_t start = (size_t)(panel * PANEL + j) * m.inputs;
-        const float* real = (const float*)weight + start;
-        const int8_t* whole = (const int8_t*)weight + start;
-        for (int k = 0; k < m.inputs; k++) {
-            size_t paired = ((size_t)(k / 2) * PANEL + j) * 2 + k % 2;
-            switch (m.kind) {
-            case FLOAT32: ((float*)to)[(size_t)k * PANEL + j] = real[k]; break;
-            case BFLOAT16: ((uint16_t*)to)[paired] = to_bfloat16(real[k]); break;
-            case INT8: ((int8_t*)to)[paired] = whole[k]; break;
-            default:
-                size_t place = ((size_t)(k / 8) * PANEL + j) * 2 + k % 2;
-                ((uint16_t*)to)[place] |= (uint16_t)((whole[k] + 8) << (k % 8 / 2 * 4));
-            }
-        }
-    }
-}
 
 // Inputs first..last - 1 of a bfloat16 panel as float32, [input][16]; one more where their number is odd.
 inline void widen_bfloat16(const char* panel, int first, int last, float* to) {
@@ -301,6 +234,7 @@ void multiply_kind(const Matrix& m, const char* base, size_t apart, ptrdiff_t ah
 // how many panels ahead those lie that this thread probably takes next; they are fetched while rows go through these.
 inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, int row, int count, float* tile,
                      size_t stride, int soon) {
+    if (m.tiled) return multiply_tiled(m, panel, panels, rows, row, count, tile, stride, soon);
     const bool widened = count >= WIDENED[m.kind];
     const Kind kind = !widened ? m.kind : m.kind == INT4 ? WIDE_INT4 : FLOAT32;
     int bunches = (count + ROWS[kind] - 1) / ROWS[kind];

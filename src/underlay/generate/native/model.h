@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "pool.h"
 #include "rows.h"
+#include "tile_check.h"
 
 namespace underlay {
 
@@ -66,6 +67,7 @@ struct Model {
     std::vector<std::unique_ptr<Adapter>> adapters;
     Cache cache;
     size_t block_bytes;
+    tile::State tiles = find_tiles();    // before there are threads, which get the process's permission
     Pool pool;
     std::mutex turn;
 

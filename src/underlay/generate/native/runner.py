@@ -5,7 +5,7 @@
     int8       a quarter: one scale an output; inputs get whole numbers of 12 to 15 bits too, and sums are exact
     int4       an eighth: a scale for every 32 inputs
 
-Why it is row-invariant, and how matrices are laid out, is told in linear.h and attention.h.
+Why it is row-invariant, and how matrices are laid out, is told in linear.h, matrix.h, tiles.h and attention.h.
 """
 
 import ctypes
@@ -34,7 +34,9 @@ from underlay.plan.machine import cores
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 CachePrecision = Literal["float32", "bfloat16", "int8"]
 KINDS: Mapping[str, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
-"""As linear.h counts them."""
+"""As matrix.h counts them."""
+TILES = ("", ", AMX", ", AMX refused by the system", ", AMX unused: its products are wrong here")
+"""What to say of the states in tile_instructions.h."""
 ROWS = 384
 """Tokens that are scored in one step: enough to run at full speed, few enough to stay in the cache."""
 
@@ -78,8 +80,9 @@ class NativeRunner:
     def describe(self) -> str:
         """Which path this is, in one line."""
         lanes: int = self._library.underlay_lanes()
+        tiles = TILES[self._library.underlay_tiles(self._native)] if self.precision in ("bfloat16", "int8") else ""
         return (
-            f"native: C++ for this processor ({lanes} lanes), {self.threads} threads, {self.precision} weights, "
+            f"native: C++ for this processor ({lanes} lanes{tiles}), {self.threads} threads, {self.precision} weights, "
             f"{self.cache_precision} keys and values"
         )
 
@@ -259,6 +262,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "free": [pointer],
         "block_bytes": [pointer],
         "lanes": [],
+        "tiles": [pointer],
         "layer": [pointer, whole, pointer],
         "matrix": [pointer, whole, whole, whole, whole, pointer, pointer, pointer],
         "norm": [pointer, whole, whole, whole, ctypes.c_float, pointer, pointer],
@@ -270,7 +274,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "tell": [pointer, whole, whole, pointer, pointer, whole, pointer, pointer, pointer],
         "run": [pointer, whole, pointer, pointer, pointer, pointer, whole, pointer, pointer],
     }
-    gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole}
+    gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole, "tiles": whole}
     gives |= dict.fromkeys(("run", "draw", "tell"), ctypes.c_char_p)
     for name, arguments in takes.items():
         function = getattr(library, f"underlay_{name}")

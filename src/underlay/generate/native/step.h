@@ -12,6 +12,7 @@ constexpr int TILE_STRIDE = MOST_WIDE * PANEL;
 // What each thread has for itself, kept from step to step.
 struct Desk {
     Buffer<float> tile, second_tile, x;
+    Buffer<char> tiles;
     Buffer<int16_t> q;
     Buffer<int32_t> sums;
     float scale[FEW];
@@ -22,6 +23,7 @@ struct Desk {
 struct Table {
     size_t rows = 0;
     Buffer<float> x, normed, query, key, value, mixed, hidden, change, scale, thin, logits;
+    Buffer<char> tiles;
     Buffer<int16_t> q;
     Buffer<int32_t> sums;
     std::vector<Desk> desks;
@@ -67,6 +69,7 @@ class Step {
         model.pool.barrier();
         for (int index = 0; index < shape.depth; index++) block(desk, index);
         head(desk);
+        release_tiles();
     }
 
   private:
@@ -100,6 +103,7 @@ class Step {
             t.query.reserve(many * wide), t.key.reserve(many * kv_wide), t.value.reserve(many * kv_wide);
             t.mixed.reserve(many * wide), t.hidden.reserve(many * hidden), t.scale.reserve(many);
             t.q.reserve(many * deepest), t.sums.reserve(many * deepest / GROUP);
+            t.tiles.reserve(round_up(many, TILE_ROWS) * tiled_bytes(deepest));
             t.rows = many;
         }
         if (targets) t.logits.reserve((size_t)BAND * shape.vocabulary);
@@ -110,6 +114,7 @@ class Step {
         size_t places = round_up(furthest + 1, 256) + MOST_WIDE * BLOCK;
         for (Desk& desk : t.desks) {
             desk.tile.reserve(BAND * TILE_STRIDE), desk.second_tile.reserve(BAND * TILE_STRIDE);
+            desk.tiles.reserve(FEW * tiled_bytes(deepest));
             desk.x.reserve(FEW * deepest), desk.q.reserve(FEW * deepest), desk.sums.reserve(FEW * deepest / GROUP);
             AttentionScratch& scratch = desk.attention;
             scratch.query.reserve(MOST_ROWS * model.cache.channels);
@@ -221,7 +226,7 @@ class Step {
         const Matrix& matrix = *products[0].matrix;
         int many = picked ? (int)picked->size() : count;
         bool whole = matrix.kind == INT8 || matrix.kind == INT4, few = many <= FEW && !adapted;
-        if (!whole && !norm && !picked && !adapted) {
+        if (!whole && !norm && !picked && !adapted && !matrix.tiled) {
             Rows as_they_are;
             as_they_are.x = from, as_they_are.x_stride = stride;
             return as_they_are;
@@ -230,9 +235,11 @@ class Step {
         float *x = few ? desk.x.get() : t.normed.get(), *scale = few ? desk.scale : t.scale.get();
         int16_t* q = few ? desk.q.get() : t.q.get();
         int32_t* sums = few ? desk.sums.get() : t.sums.get();
+        char* tiles = few ? desk.tiles.get() : t.tiles.get();
         size_t sums_stride = stride / GROUP;
         ready.x = x, ready.x_stride = ready.q_stride = stride, ready.q = q, ready.scale = scale;
         ready.sums = sums, ready.sums_stride = sums_stride;
+        ready.tiles = tiles, ready.tile_rows = tile_rows(many);
         auto one = [&](int row) {
             int source = picked ? (*picked)[row] : row;
             float* to = x + row * stride;
@@ -241,6 +248,7 @@ class Step {
             if (whole)
                 scale[row] = quantise_row(to, matrix.inputs, most_steps(matrix.kind, matrix.inputs), q + row * stride,
                                           matrix.kind == INT4 ? sums + row * sums_stride : nullptr);
+            if (matrix.tiled) lay_in_tiles(matrix.kind, matrix.inputs, to, q + row * stride, row, many, tiles);
             if (adapted) thin(to, source, row, products, number);
         };
         if (few)
