@@ -94,21 +94,25 @@ def test_rows_and_blocks_come_in_buckets(model: Decoder) -> None:
 
 def test_rows_that_pad_touch_spare_memory_alone(model: Decoder) -> None:
     plain, runner = reserved(model, None), reserved(model, Replays())
-    works = [Work([9], 4, [17]), Work([10], 33, [2, 8, 3]), Work([11], 0, [30])]
     for each in (plain, runner):
         each._keys.fill_(0.5)
         each._values.fill_(0.25)
-    torch.testing.assert_close(runner.run(works), plain.run(works))
+        each._values[:, 101] = float("nan")  # which reaches whoever reads it, be it with weight 0
+    for place in (33, 34, 35):
+        works = [Work([9], 4, [17]), Work([10], place, [2, 8, 3]), Work([11], 0, [30])]
+        torch.testing.assert_close(runner.run(works), plain.run(works))
     for ours, theirs in ((runner._keys, plain._keys), (runner._values, plain._values)):
         torch.testing.assert_close(ours[:, :101], theirs[:, :101])  # the last block is for them
 
 
-def test_results_outlive_the_next_step(model: Decoder) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_results_outlive_the_next_step(model: Decoder, rows: int) -> None:
     runner = reserved(model, Replays())
-    first = runner.run(decode([3, 4]))
-    kept = first.clone()
-    runner.run(decode([7, 9], first=20))
-    assert torch.equal(first, kept)
+    for first in (0, 20):
+        found = runner.run(decode([3, 4, 5][:rows]))
+        kept = found.clone()
+        runner.run(decode([7, 9, 8][:rows], first=20 + first))
+        assert torch.equal(found, kept)
 
 
 def test_a_token_may_be_read_without_being_asked(model: Decoder) -> None:

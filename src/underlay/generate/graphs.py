@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,8 @@ class DecodeGraphs:
         blocks = max(needed, min(_power(max(needed, LEAST_BLOCKS)), self._most))
         padding = [[0, 0, spare + 1, *[spare] * (blocks - 1)]] * rows
         filled = [[work.tokens[0], work.start, *_padded(work.blocks, blocks, spare)] for work in works]
-        feed = torch.tensor(filled + padding[len(works) :])
+        # By way of numpy, which reads lists five times as fast: each step waits for this.
+        feed = torch.from_numpy(np.array(filled + padding[len(works) :], np.int64))
         if (rows, blocks) not in self._kept:
             try:
                 self._add(torch.tensor(padding), feed, len(works))
@@ -90,15 +92,14 @@ class DecodeGraphs:
         replay = self._capture(self._step, inputs, logits)
         inputs.copy_(feed)
         replay()
-        found, expected = logits[:works].clone(), torch.empty_like(logits)
         # Only now, so that the graph cannot live on keys and values that were written without it.
-        self._step(feed.to(self._device), expected)
-        expected = expected[:works]
+        eager = torch.empty_like(logits)
+        self._step(feed.to(self._device), eager)
+        found, expected = logits[:works], eager[:works]
         off = (found - expected).abs().amax(-1)
         if not bool((off <= self._tolerance * expected.abs().amax(-1)).all()):
             raise RuntimeError(f"they gave other logits: {float(off.max()):.2g} off in a step of {works}")
         self._kept[rows, width - 2] = inputs, replay
-        logits[:works] = found
 
     def _give_up(self, problem: str) -> None:
         self._problem = problem
@@ -116,8 +117,9 @@ class CudaCapture:
 
     def __call__(self, step: Step, inputs: Tensor, logits: Tensor) -> Callable[[], None]:
         """See `Capture`."""
-        with torch.cuda.device(self._device):
-            here, aside = torch.cuda.current_stream(), _side_stream(self._device)
+        here, aside = torch.cuda.current_stream(self._device), _side_stream(self._device)
+        # A capture that fails leaves its own stream the current one; the outer context puts `here` back.
+        with torch.cuda.device(self._device), torch.cuda.stream(here):
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
                 for _ in range(WARM):
