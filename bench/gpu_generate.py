@@ -4,7 +4,8 @@ A Llama-type decoder of a billion random parameters, with a vocabulary of 32,768
 tokens and goes on for 128, greedily, whatever they say; 1, 32 and 256 at once; in bfloat16. Each side runs in a process
 of its own for every batch, one after the other, on the same weights:
 
-    ours          the engine
+    ours          the engine, which decodes by CUDA graphs
+    eager         the same without graphs; no rival
     huggingface   transformers' `generate` with a static cache, compiled as it does by itself on a GPU
     vllm          its engine with CUDA graphs and without remembered prompts; where it can be imported
 
@@ -29,13 +30,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SIDES = ("ours", "huggingface", "vllm")
+SIDES = ("ours", "eager", "huggingface", "vllm")
 BATCHES = (1, 32, 256)
 ROUNDS, WARM = 5, 2
 TARGETS = {"huggingface": 2.0, "vllm": 1.0}
@@ -100,14 +102,16 @@ def build(shape: Shape, folder: Path) -> None:
 # The sides, each in a process of its own. -------------------------------------------------------------------------
 
 
-def ours(shape: Shape, folder: Path, batch: int) -> Generate:
+def ours(shape: Shape, folder: Path, batch: int, eager: bool = False) -> Generate:
     """Our engine, as the server uses it."""
     from underlay.generate import Engine, Request, Sampling
+    from underlay.generate.plain import PlainRunner
     from underlay.models.storage import load_decoder
     from underlay.text import Tokenizer
 
     model = load_decoder(folder / "ours").to(shape.device)
-    engine: Any = Engine(model, Tokenizer.load(folder / "ours"), slots=batch, precision=shape.dtype)
+    runner = PlainRunner(model, shape.dtype, exact=False) if eager else None
+    engine: Any = Engine(model, Tokenizer.load(folder / "ours"), slots=batch, precision=shape.dtype, runner=runner)
 
     def generate(prompts: list[list[int]], count: int) -> int:
         requests = [Request(prompt, count, Sampling(0.0), stop_ids=frozenset()) for prompt in prompts]
@@ -181,7 +185,8 @@ def serve(side: str, shape: Shape, folder: Path, batch: int, rounds: int) -> dic
 
     on_gpu = shape.device == "cuda"
     began = time.perf_counter()
-    generate = {"ours": ours, "huggingface": huggingface, "vllm": vllm}[side](shape, folder, batch)
+    sides = {"ours": ours, "eager": partial(ours, eager=True), "huggingface": huggingface, "vllm": vllm}
+    generate = sides[side](shape, folder, batch)
     chance = torch.Generator().manual_seed(0)
 
     def timed(count: int) -> float:
@@ -251,7 +256,8 @@ def main() -> int:
         print("no CUDA GPU is here; --try runs a tiny shape on the CPU")
         return 2
     shape = TINY if arguments.tiny else Shape()
-    there = {"ours": True, "huggingface": find_spec("transformers"), "vllm": find_spec("vllm") and not arguments.tiny}
+    there = {"ours": True, "eager": True, "huggingface": find_spec("transformers")}
+    there["vllm"] = find_spec("vllm") and not arguments.tiny
     sides = [side for side in arguments.sides.split(",") if there[side]]
     for side in sorted(set(SIDES) - set(sides)):
         print(f"left out: {side} (see --help for what it needs)")

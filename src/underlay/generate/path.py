@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from underlay.errors import UserError
+from underlay.generate.graphs import cuda_capture
 from underlay.generate.plain import PlainRunner
 from underlay.generate.runner import Runner
 from underlay.generate.sampler import Draw, Tell, draw_by_torch, log_probabilities
@@ -54,7 +55,7 @@ def choose_runner(
         why = f"not native: {reason}"
     if cache is not None and cache != _as_precise(precision):
         raise UserError(f"cache: {cache} keys and values need the native path ({why})")
-    return PlainRunner(model, precision, quantised, why)
+    return PlainRunner(model, precision, quantised, why, graphs=cuda_capture(model))
 
 
 def choosers(runner: Runner) -> tuple[Draw, Tell]:

@@ -4,7 +4,7 @@ On a CPU it keeps the promise of row invariance at some cost: each token is a ro
 one pass, so that every product has the same shape, and on one thread, since with several the scratch memory of
 attention is aligned differently in each, which changes how it rounds. Sums over the cache are padded to multiples of
 `SEEN` places, where masked terms add exact zeros. Elsewhere, or with `exact=False`, prompts are read sequence by
-sequence and answers are moved forward together, in whatever shape comes.
+sequence and answers are moved forward together, in whatever shape comes; or by `graphs`, where something captures them.
 """
 
 import copy
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from underlay.errors import UserError
 from underlay.generate.adapters import Adapter, LowRank
+from underlay.generate.graphs import Capture, DecodeGraphs
 from underlay.generate.runner import BLOCK, Work
 from underlay.generate.threads import one_thread
 from underlay.models import Decoder
-from underlay.models.parts import Linear, computed
+from underlay.models.parts import Linear, Rope, computed
 from underlay.models.quantised import Bits, QuantisedMatrix, matrix, quantised_names, round_to_nearest
 
 ROWS = 16
@@ -65,11 +66,13 @@ class PlainRunner:
         quantised: Mapping[str, QuantisedMatrix] | None = None,
         why: str = "asked for",
         exact: bool = True,
+        graphs: Capture | None = None,
     ) -> None:
         """Compute in float32, or in bfloat16 where that is asked for and the device is fast at it.
 
         Matrices of 8 or 4 bits are taken at their values, which brings no speed here; `quantised`: what they are, where
-        they were calibrated. why: this path was chosen. exact: be invariant, on a CPU.
+        they were calibrated. why: this path was chosen. exact: be invariant, on a CPU. graphs: capture steps in which
+        answers move forward by one token; not where the runner is invariant.
         """
         self._device = model.embedding.weight.device
         asked = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -82,6 +85,12 @@ class PlainRunner:
         self._shape = (config.kv_heads, BLOCK, config.head_dim)
         self.block_bytes = 2 * config.depth * int(np.prod(self._shape)) * self._dtype.itemsize
         self._keys = self._values = torch.empty(0)
+        assert graphs is None or not self.invariant, "rows are padded as graphs need it, not as invariance does"
+        self._turns: Mapping[Rope, Tensor] = {}
+        self._graphs = None
+        if graphs is not None:
+            self._turns, sizes = self._model.turns(), (config.context, config.vocabulary)
+            self._graphs = DecodeGraphs(self._decode, graphs, *sizes, self._dtype, self._device)
         self._adapters: dict[str, Adapter] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._named: list[str | None] = []
@@ -89,6 +98,8 @@ class PlainRunner:
     def describe(self) -> str:
         """Which path this is."""
         how = f"{ROWS} rows at a time on one thread" if self.invariant else "rows in whatever shape comes"
+        if self._graphs is not None:
+            how += f", {self._graphs.describe()}"
         dtype = str(self._dtype).removeprefix("torch.")
         return f"plain: torch on {self._device.type}, {self._precision} computed in {dtype}, {how} ({self._why})"
 
@@ -132,6 +143,10 @@ class PlainRunner:
             few = len(work.tokens) <= ROWS
             groups.setdefault(len(work.tokens) if few else -id(work), []).append(work)
         for group in groups.values():
+            logits = self._by_graph(group)
+            if logits is not None:
+                results.update((id(work), row[None]) for work, row in zip(group, logits, strict=True))
+                continue
             self._named = [work.adapter for work in group]
             tokens = torch.tensor([list(work.tokens) for work in group])
             places = torch.tensor([[work.start] for work in group]) + torch.arange(tokens.shape[1])
@@ -141,20 +156,37 @@ class PlainRunner:
                     results[id(work)] = self._model.logits(row[-work.wanted :]).float()
         return (results[id(work)] for work in works if work.wanted)
 
+    def _by_graph(self, works: Sequence[Work]) -> Tensor | None:
+        """Logits (works, vocabulary); None where no graph does such a step."""
+        if self._graphs is None or any(len(work.tokens) > 1 or work.adapter is not None for work in works):
+            return None
+        self._named = []
+        return self._graphs.run(works, self._spare)
+
+    def _decode(self, inputs: Tensor, logits: Tensor) -> None:
+        """See `graphs.Step`."""
+        hidden = self._hidden(inputs[:, :1], inputs[:, 1:2], inputs[:, 2:], self._turns)
+        logits.copy_(self._model.logits(hidden[:, 0]))
+
     def _pass(self, tokens: Tensor, places: Tensor, tables: Sequence[Sequence[int]], multiple: int) -> Tensor:
         """tokens, places: (batch, time); returns (batch, time, width)."""
         needed = int(places.max()) // BLOCK + 1
         tokens, places = tokens.to(self._device), places.to(self._device)
         width = -(-needed // multiple) * multiple
         padded = [[*table[:width], *[self._spare] * (width - len(table))] for table in tables]
-        table = torch.tensor(padded, device=self._device)
-        block, offset = table.gather(1, places // BLOCK), places % BLOCK
-        seen = torch.arange(width * BLOCK, device=self._device)
+        return self._hidden(tokens, places, torch.tensor(padded, device=self._device))
+
+    def _hidden(
+        self, tokens: Tensor, places: Tensor, tables: Tensor, turns: Mapping[Rope, Tensor] | None = None
+    ) -> Tensor:
+        """tables: (batch, blocks that attention reads); all on the device. With `turns` the host waits for nothing."""
+        block, offset = tables.gather(1, places // BLOCK), places % BLOCK
+        seen = torch.arange(tables.shape[1] * BLOCK, device=self._device)
         mask = (seen <= places[:, :, None])[:, None]
         cache = [
-            _Pages(keys, values, block, offset, table) for keys, values in zip(self._keys, self._values, strict=True)
+            _Pages(keys, values, block, offset, tables) for keys, values in zip(self._keys, self._values, strict=True)
         ]
-        return self._model.hidden(tokens, places, mask, cache, self._dtype)
+        return self._model.hidden(tokens, places, mask, cache, self._dtype, turns)
 
     @torch.inference_mode()
     def likelihoods(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -3,7 +3,7 @@
 A family says in its config which parts its blocks are made of; everything else is here, once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -122,12 +122,14 @@ class Decoder(nn.Module):
         mask: Tensor | None = None,
         cache: Sequence[LayerCache] | None = None,
         dtype: torch.dtype = torch.float32,
+        turns: Mapping[Rope, Tensor] | None = None,
     ) -> Tensor:
         """Run the blocks; returns the normalised residual stream (batch, time, width) in `parts.computed(dtype)`.
 
         tokens: (batch, time) int64; positions: (batch or 1, time) int64, default 0, 1, 2, ...; mask: bool, True where
         a query may look, broadcastable to (batch, heads, time, seen), default causal (`parts.masks` makes others;
-        windows are added here); cache: one a block, which holds position p at its place p.
+        windows are added here); cache: one a block, which holds position p at its place p; turns: what `turns` gives,
+        for positions within the context; with it the host neither waits for the device nor sends it anything.
         """
         dtype = computed(dtype, tokens.device)
         if positions is None:
@@ -136,7 +138,7 @@ class Decoder(nn.Module):
         looks: dict[int | None, Tensor | None] = {None: mask}
         for rope, window in self._layers:
             if rope is not None and rope not in rotations:
-                rotations[rope] = rope.rotation(positions)
+                rotations[rope] = rope.rotation(positions, turns[rope] if turns else None)
             if window not in looks:
                 looks[window] = _windowed(mask, positions, window, cached=cache is not None)
         x = self.embedding(tokens).to(dtype)
@@ -144,10 +146,15 @@ class Decoder(nn.Module):
             x = x + self.positions(positions).to(dtype)
         scale = self.config.embedding_scale()
         if scale != 1:
-            x = x * torch.tensor(scale, dtype=dtype, device=x.device)
+            x = x * torch.full((), scale, dtype=dtype, device=x.device)  # written by the device itself
         for index, (block, (rope, window)) in enumerate(zip(self.blocks, self._layers, strict=True)):
             x = block(x, rotations[rope], looks[window], cache[index] if cache else None)
         return self.norm(x)
+
+    def turns(self) -> dict[Rope, Tensor]:
+        """How fast the rotary positions of the context turn, for `hidden`."""
+        last = torch.tensor([[self.config.context - 1]], device=self.embedding.weight.device)
+        return {rope: rope.turns(last) for rope in {rope for rope, _ in self._layers} if rope is not None}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (..., width); returns (..., vocabulary) in the same dtype."""

@@ -62,14 +62,20 @@ class Rope:
     context: int = 0
     """The model's context, for scalings that do not name their own."""
 
-    def rotation(self, positions: Tensor) -> Rotation:
-        """Cosines and sines for positions (batch, time) int64; each (batch, 1, time, head_dim // 2) float32."""
-        angles = positions[:, None, :, None].float() * torch.tensor(self._turns(positions), device=positions.device)
+    def rotation(self, positions: Tensor, turns: Tensor | None = None) -> Rotation:
+        """Cosines and sines for positions (batch, time) int64; each (batch, 1, time, head_dim // 2) float32.
+
+        turns: what `turns` gives for them, where it is there already.
+        """
+        angles = positions[:, None, :, None].float() * (self.turns(positions) if turns is None else turns)
         cos, sin = angles.cos(), angles.sin()
         return (cos, sin) if self._sharpening == 1 else (cos * self._sharpening, sin * self._sharpening)
 
+    def turns(self, positions: Tensor) -> Tensor:
+        """Radians a token, for each pair of channels: (head_dim // 2,) float32, where the positions are."""
+        return torch.tensor(self._turns(positions), device=positions.device)
+
     def _turns(self, positions: Tensor) -> tuple[float, ...]:
-        """Radians a token, for each pair of channels."""
         scaling, original = self.scaling, self._original
         if scaling is None or scaling.kind != "dynamic" or (length := int(positions.max()) + 1) <= original:
             return self._frequencies
