@@ -25,10 +25,13 @@ from underlay.models.decoder import DecoderConfig
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no native library: {missing()}")
 
+# Rounding hides most differences within a model, so the head is what shows them: here its inputs are many.
+WIDE = LlamaConfig(vocabulary=300, width=460, depth=1, heads=10, kv_heads=1, hidden=64, context=70)
 LONG = LlamaConfig(vocabulary=300, width=80, depth=2, heads=4, kv_heads=1, hidden=150, context=300)
 SHAPES: dict[str, DecoderConfig] = {
     **{name: FAMILIES[name] for name in ("llama with biases", "gpt2", "gemma2", "olmo")},
     **{name: FAMILIES[name] for name in ("llama of whole vectors", "llama that is deep inside")},
+    "llama of wide rows": WIDE,
     "llama of more rows than a band": LONG,
 }
 """Inputs and outputs that fill their tiles, and such that do not."""
