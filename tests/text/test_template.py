@@ -335,8 +335,16 @@ def test_no_way_out(source: str) -> None:
         assert "object" not in shown
 
 
+@pytest.fixture(scope="module")
+def pace() -> float:
+    """Seconds of processor time of a known piece of work: some 0.05 on a machine that has nothing else to do."""
+    started = time.process_time()
+    assert len([str(number) for number in range(400_000)]) == 400_000
+    return time.process_time() - started
+
+
 @pytest.mark.parametrize("source", EXPLOSIONS)
-def test_nothing_explodes(source: str) -> None:
+def test_nothing_explodes(source: str, pace: float) -> None:
     started = time.process_time()
     try:
         shown = ChatTemplate(source).render([{"role": "user", "content": "a"}], {})
@@ -344,7 +352,7 @@ def test_nothing_explodes(source: str) -> None:
         assert "\n" not in str(error)  # noqa: PT017
     else:
         assert len(shown) < 1000
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < max(2, 40 * pace)
 
 
 def test_what_is_no_template_is_told_when_it_is_needed() -> None:
