@@ -19,15 +19,22 @@ it is told: its best setting is what counts, for all rivals, and its bfloat16 is
 Rivals come from `make bench-env`. Prints tables, one line a target, and writes `bench/results/generate.json` where all
 was measured. Exits non-zero where a target is missed or a side fails. The models are built on the first run, which
 takes some minutes more, and kept under `build/`. Run nothing else meanwhile.
+
+All of it takes an hour, or several on a slow machine. So each part (one size with one batch, or the cold starts) that
+was measured whole is kept under `build/`, too, and not measured again by the same code on the same machine: what was
+interrupted goes on, and `--again` begins anew.
 """
 
 import argparse
+import hashlib
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -153,6 +160,43 @@ def cold(name: str, world: World, sides: list[str], scratch: Path) -> dict[str, 
     return {side: times[1:] for side, times in found.items()}  # the first fills the caches on disk
 
 
+class Kept:
+    """The parts that were measured before, in a file."""
+
+    def __init__(self, path: Path, stamp: dict[str, Any]) -> None:
+        """Those of another stamp are forgotten."""
+        self.path, self.stamp = path, stamp
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        self.parts: dict[str, dict[str, Any]] = known.pop("parts", {}) if known.items() >= stamp.items() else {}
+
+    def part(self, name: str, again: bool, take: Callable[[], dict[str, Any]], whole: Callable[[Any], bool]) -> Any:
+        """The part that is kept, or else taken; kept then, whatever happens to those after it, if it is whole."""
+        if again or name not in self.parts:
+            part = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **take()}
+            if not whole(part):
+                return part
+            self.parts[name] = part
+            self.path.write_text(json.dumps(self.stamp | {"parts": self.parts}), "utf-8")
+        return self.parts[name]
+
+
+def identity() -> str:
+    """Of the code that is measured and that measures."""
+    folders = (
+        ROOT / "src" / "underlay" / "generate",
+        ROOT / "src" / "underlay" / "models",
+        ROOT / "bench" / "generation",
+    )
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".h", ".cpp")]
+    parts = [f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def failures(rows: list[dict[str, Any]]) -> list[str]:
+    """What did not run."""
+    return [f"{row['side']} {row['setting']}, {row['size']}: {row['failed']}" for row in rows if "failed" in row]
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,6 +204,7 @@ def main() -> int:
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--again", action="store_true", help="measure also what is kept of the same code and machine")
     parser.add_argument("--output", type=Path, help="write what was measured here, whole run or not")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "bench-generate", help="where models are kept")
     arguments = parser.parse_args()
@@ -173,35 +218,42 @@ def main() -> int:
         print(f"left out: {side}, whose environment `make bench-env` makes")
     sides = [side for side in sides if side not in missing]
     scratch = arguments.scratch.absolute()
-    rounds = {name: arguments.rounds or ROUNDS[name] for name in sizes}
     worlds = {name: build(name, scratch) for name in sizes}
 
-    report: dict[str, Any] = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "machine": machine()}
-    print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
-    began = time.monotonic()
-    rows: list[dict[str, Any]] = []
-    starts: dict[str, list[float]] = {}
+    kept = Kept(scratch / "measured.json", {"machine": machine(), "code": identity()})
+    print(", ".join(f"{key} {value}" for key, value in kept.stamp["machine"].items()))
+    everyone = set(sides) == set(SIDES)
+    again = arguments.again or not everyone
+    parts: dict[str, Any] = {}
     if COLD_SIZE in worlds:
-        starts = cold(COLD_SIZE, worlds[COLD_SIZE], sides, scratch)
-        for side, seconds in starts.items():
+        parts["cold"] = part = kept.part(
+            "cold",
+            again,
+            lambda: {"seconds": cold(COLD_SIZE, worlds[COLD_SIZE], sides, scratch)},
+            lambda part: set(part["seconds"]) == set(SIDES),
+        )
+        for side, seconds in part["seconds"].items():
             print(f"{COLD_SIZE}, cold process to first token, {side:12s} {statistics.median(seconds):6.2f} s")
-    for name, world in worlds.items():
-        for batch in batches:
-            rows += (measured := measure(name, world, batch, sides, rounds[name], scratch))
-            print(table(measured), flush=True)
-    report |= {"rounds": rounds, "took_seconds": time.monotonic() - began, "cold_seconds": starts}
-    report |= {"rows": rows}
-    held = checks(rows, starts.get("ours", []))
-    report["targets"] = [check.told() for check in held]
+    for (name, world), batch in itertools.product(worlds.items(), batches):
+        turns = arguments.rounds or ROUNDS[name]
+        parts[f"{name}, batch {batch}"] = part = kept.part(
+            f"{name}, batch {batch}",
+            again or turns > ROUNDS[name],
+            lambda: {"rounds": turns, "rows": measure(name, world, batch, sides, turns, scratch)},  # noqa: B023
+            lambda part: everyone and turns >= ROUNDS[name] and not failures(part["rows"]),  # noqa: B023
+        )
+        print(table(part["rows"]), flush=True)
+    rows = [row for part in parts.values() for row in part.get("rows", [])]
+    held = checks(rows, parts.get("cold", {}).get("seconds", {}).get("ours", []))
     print("\n".join(["", *asides(rows), ""]))
     for check in held:
         print(check)
-    failed = [f"{row['side']} {row['setting']}, {row['size']}: {row['failed']}" for row in rows if "failed" in row]
-    failed += strangers(rows)
+    failed = failures(rows) + strangers(rows)
     for line in failed:
         print(f"failed: {line}")
-    whole = not (missing or failed) and set(sizes) == set(SIZES) and set(sides) == set(SIDES)
-    whole = whole and set(batches) == set(BATCHES) and all(rounds[name] >= ROUNDS[name] for name in sizes)
+    report = {**kept.stamp, "targets": [check.told() for check in held], "parts": parts}
+    wanted = {"cold", *(f"{name}, batch {batch}" for name in SIZES for batch in BATCHES)}
+    whole = not failed and set(parts) == wanted and kept.parts == parts
     outputs = [arguments.output] if arguments.output else []
     for path in [*outputs, *([ROOT / "bench" / "results" / "generate.json"] if whole else [])]:
         path.parent.mkdir(exist_ok=True, parents=True)
