@@ -36,9 +36,9 @@ quickstart: $(VENV)/.installed ## Grow a code model from this machine's Python a
 	@$(BIN)/underlay run recipes/quickstart.yaml $(if $(SOURCE),--source $(SOURCE))
 	@echo "  (first: source $(BIN)/activate)"
 
-# Several processes, a file of tests each, and one thread of torch in each: cores are not to wait for one another.
+# Several processes with one thread of torch each: cores are not to wait for one another.
 test: $(VENV)/.developing ## Run the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 slow: $(VENV)/.developing ## Run the slow tests
 	$(BIN)/python -m pytest -m slow

@@ -1,4 +1,7 @@
-"""The command line as a person meets it: real processes, real exit codes, one line where something is wrong."""
+"""The command line as a person meets it: exit codes, what stands where, one line where something is wrong.
+
+What a process alone can show runs in one of its own; the rest goes without, since a process takes seconds to start.
+"""
 
 import errno
 import json
@@ -10,9 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
+from underlay.cli import app
 from underlay.library import Library
 from underlay.recipe import read_recipe, run_recipe
 
@@ -36,19 +42,34 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def underlay(*arguments: str, library: Path | None = None, **more: object) -> "subprocess.CompletedProcess[str]":
+class Ran(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def underlay(*arguments: str, library: Path | None = None, typed: str | None = None) -> Ran:
+    environment = {"UNDERLAY_LIBRARY": str(library)} if library else {}
+    result = CliRunner().invoke(app, arguments, prog_name="underlay", input=typed, env=environment)
+    return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def process(*arguments: str, library: Path | None = None, **more: object) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"UNDERLAY_LIBRARY": str(library)} if library else {})
     command = [sys.executable, "-m", "underlay", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False, **more)
 
 
-def wrong(complaint: str, *arguments: str, library: Path | None = None, code: int = 2, **more: object) -> None:
-    result = underlay(*arguments, library=library, **more)
+def complained(result: "Ran | subprocess.CompletedProcess[str]", complaint: str, code: int = 2) -> None:
     assert result.returncode == code, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, result.stderr
     assert complaint in errors[0]
     assert "Traceback" not in result.stderr
+
+
+def wrong(complaint: str, *arguments: str, library: Path | None = None, code: int = 2) -> None:
+    complained(underlay(*arguments, library=library), complaint, code)
 
 
 def test_help_reads_like_a_manual() -> None:
@@ -71,12 +92,12 @@ def test_help_reads_like_a_manual() -> None:
         result = underlay(*arguments, "--help")
         assert result.returncode == 0
         assert "Usage: underlay" in result.stdout
-    assert underlay("--version").stdout.startswith("underlay ")
+    assert process("--version").stdout.startswith("underlay ")
 
 
 def test_generate_continues_and_repeats(library: Path) -> None:
     command = ("generate", "model:small", "def dumps(", "--max-tokens", "12", "--seed", "3")
-    first, second = underlay(*command, library=library), underlay(*command, library=library)
+    first, second = process(*command, library=library), underlay(*command, library=library)
     assert first.returncode == 0
     assert first.stdout.startswith("def dumps(")
     assert first.stdout == second.stdout
@@ -108,12 +129,12 @@ def test_generate_holds_answers_to_a_form(library: Path, tmp_path: Path) -> None
 
 
 def test_generate_reads_standard_input(library: Path) -> None:
-    result = underlay("generate", "model:small", "-", "--max-tokens", "3", library=library, input="import ")
+    result = underlay("generate", "model:small", "-", "--max-tokens", "3", library=library, typed="import ")
     assert result.stdout.startswith("import ")
 
 
 def test_chat_answers_each_turn_and_ends_with_its_input(library: Path) -> None:
-    result = underlay("chat", "model:small", "--max-tokens", "4", library=library, input="def f(x):\n\n/new\nagain\n\n")
+    result = process("chat", "model:small", "--max-tokens", "4", library=library, input="def f(x):\n\n/new\nagain\n\n")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("> ") >= 3
 
@@ -128,7 +149,7 @@ def test_bytes_that_are_no_text_are_replaced(library: Path) -> None:
 
 def test_a_long_chat_forgets_its_oldest_turns(library: Path) -> None:
     turns = "def f(x):\n    return x\n\n" * 8
-    result = underlay("chat", "model:small", "--max-tokens", "40", library=library, input=turns)
+    result = underlay("chat", "model:small", "--max-tokens", "40", library=library, typed=turns)
     assert result.returncode == 0, result.stderr
     assert "oldest turn is dropped" in result.stdout
     assert "context holds" not in result.stdout
@@ -188,7 +209,7 @@ def test_doctor_measures() -> None:
 
 
 def test_what_the_user_did_wrong_is_one_line(library: Path, tmp_path: Path) -> None:
-    wrong("no such artifact", "generate", "model:nothere", "x", library=library)
+    complained(process("generate", "model:nothere", "x", library=library), "no such artifact")
     wrong("is a corpus; this needs a model", "generate", "corpus:small", "x", library=library)
     wrong("did you mean model:small", "chat", "model:smal", library=library)
     wrong("temperature", "generate", "model:small", "x", "--temperature", "-1", library=library)
@@ -205,7 +226,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
     library = tmp_path / "library"
-    wrong("the disk is full", "run", str(SMALL), library=library, code=1, preexec_fn=limit)
+    complained(process("run", str(SMALL), library=library, preexec_fn=limit), "the disk is full", code=1)
     made = [artifact.manifest.verb for artifact in Library(library).artifacts()]
     assert "curate" not in made
     assert all(problems == [] for _, problems in Library(library).verify())
@@ -250,6 +271,6 @@ def test_a_newer_library_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_defect_keeps_its_traceback_only_on_request(tmp_path: Path) -> None:
-    result = underlay("--debug", "library", "show", "model:x", library=tmp_path)
+    result = process("--debug", "library", "show", "model:x", library=tmp_path)
     assert "Traceback" in result.stderr
     assert result.returncode != 0

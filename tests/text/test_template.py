@@ -1,5 +1,6 @@
 """Chat templates: the same ids as `transformers`, weights on the assistant's words, and no way out of the sandbox."""
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -338,6 +339,8 @@ def test_no_way_out(source: str) -> None:
 @pytest.fixture(scope="module")
 def pace() -> float:
     """Seconds of processor time of a known piece of work: some 0.05 on a machine that has nothing else to do."""
+    gc.collect()
+    gc.freeze()  # what earlier tests left is not looked through for what can go, which would take seconds
     started = time.process_time()
     assert len([str(number) for number in range(400_000)]) == 400_000
     return time.process_time() - started

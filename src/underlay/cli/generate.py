@@ -114,13 +114,13 @@ def generate(
     json_: JsonOption = False,
 ) -> None:
     """Continue a text with a model."""
-    from underlay.generate import Request, Sampling
-
     if trace and n > 1:
         raise UserError("--trace follows one answer; leave out --n")
-    constraint = _constraint(json_schema, regex, choice)
     shelf = open_library(library)
     artifact = shelf.find(model, "model")
+    from underlay.generate import Request, Sampling  # brings torch along: what is not there is said before
+
+    constraint = _constraint(json_schema, regex, choice)
     tracer = _tracer(shelf, artifact) if trace else None
     wanted = EngineChoice(min(n, _TOGETHER), precision, one_adapter(adapter), memory, cache, guess, draft)
     engine = wanted.load(shelf, artifact)
@@ -221,14 +221,14 @@ def chat(
 
     An empty line sends what you wrote; /new starts over; Ctrl-D leaves.
     """
-    from underlay.generate import Request, Sampling
+    shelf = open_library(library)
+    artifact = shelf.find(model, "model")
+    from underlay.generate import Request, Sampling  # brings torch along: what is not there is said before
     from underlay.text import Message, render
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     longest = _DEFAULT_LENGTH if max_tokens is None else max_tokens
     asked = Request([0], longest, sampling, adapter=ADAPTER if adapter else None)
-    shelf = open_library(library)
-    artifact = shelf.find(model, "model")
     engine = EngineChoice(1, precision, one_adapter(adapter), memory, cache, guess, draft).load(shelf, artifact)
     if not engine.tokenizer.converses:
         raise UserError(
