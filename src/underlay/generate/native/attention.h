@@ -53,9 +53,17 @@ inline void keep(const Seen& seen, int place, const float* key, const float* val
         memcpy((float*)v + (size_t)at * channels, value, real * sizeof(float));
         break;
     case BFLOAT16:
-        for (int c = 0; c < real; c++) ((uint16_t*)k)[(c / 2 * BLOCK + at) * 2 + c % 2] = to_bfloat16(key[c]);
-        if (real % 2) ((uint16_t*)k)[(real / 2 * BLOCK + at) * 2 + 1] = 0;
-        for (int c = 0; c < real; c++) ((uint16_t*)v)[(at / 2 * channels + c) * 2 + at % 2] = to_bfloat16(value[c]);
+        for (int first = 0; first < real; first += 64) {
+            int count = std::min(64, real - first);
+            uint16_t half[64];
+            to_bfloat16(key + first, count, half);
+            if (count % 2) half[count] = 0;
+            for (int c = 0; c < count; c += 2)
+                memcpy((uint32_t*)k + (first + c) / 2 * BLOCK + at, half + c, sizeof(uint32_t));
+            to_bfloat16(value + first, count, half);
+            // One by one: another thread may write the other place of a pair.
+            for (int c = 0; c < count; c++) ((uint16_t*)v)[(at / 2 * channels + first + c) * 2 + at % 2] = half[c];
+        }
         break;
     default:
         seen.key_scales(block)[at] = quantise_int8(key, real, (int8_t*)k + at, BLOCK);

@@ -49,10 +49,10 @@ class Step {
          const int32_t* blocks, char* pool, std::vector<int> asked, float* out, const int32_t* targets)
         : model(model), shape(model.shape), t(table), works(works), rows(std::move(given)), count((int)rows.size()),
           blocks(blocks), pool(pool), wanted(std::move(asked)), out(out), targets(targets) {
-        width = apart(shape.width);
-        wide = apart(shape.heads * shape.head_dim);
-        kv_wide = apart(shape.kv_heads * shape.head_dim);
-        hidden = apart(shape.hidden);
+        width = round_up(shape.width, PANEL);
+        wide = round_up(shape.heads * shape.head_dim, PANEL);
+        kv_wide = round_up(shape.kv_heads * shape.head_dim, PANEL);
+        hidden = round_up(shape.hidden, PANEL);
         deepest = std::max({width, wide, hidden});
         group = shape.heads / shape.kv_heads;
         alone = (int)wanted.size() == count;
@@ -84,16 +84,10 @@ class Step {
     std::vector<int> wanted;             // rows whose logits are wanted, in their order
     float* out;
     const int32_t* targets;              // of wanted rows: out is their log-probability; none: out is logits
-    size_t width, wide, kv_wide, hidden, deepest;  // from row to row
+    size_t width, wide, kv_wide, hidden, deepest;
     int group;
     bool adapted = false, alone;         // alone: every row is of a sequence of its own, and wanted
     std::vector<std::pair<int, int>> stretches;  // first row and rows: queries that go through attention together
-
-    // From row to row, in numbers: padded, and no power of two, or all rows would lie in the same few sets of a cache.
-    static size_t apart(int numbers) {
-        size_t padded = round_up(numbers, PANEL);
-        return padded % 512 ? padded : padded + GROUP;
-    }
 
     void lay() {
         size_t many = std::max(count, 16);

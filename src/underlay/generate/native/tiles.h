@@ -35,7 +35,7 @@ inline void lay_in_tiles(Kind kind, int inputs, const float* x, const int16_t* q
         } else {
             const int first = tile * 32, count = std::min(32, filled - first);
             uint16_t half[32] = {};
-            for (int i = 0; i < count; i++) half[i] = to_bfloat16(x[first + i]);
+            to_bfloat16(x + first, count, half);
             memcpy(to, half, sizeof half);
         }
 }

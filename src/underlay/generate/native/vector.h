@@ -209,6 +209,17 @@ INLINE uint16_t to_bfloat16(float x) {
     if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+inline void to_bfloat16(const float* x, int count, uint16_t* to) {
+    typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        U bits = load_as<U>(x + i);
+        U rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 64;
+        U half = (I)(bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded;
+        store(to + i, __builtin_convertvector(half, Halves));
+    }
+    for (; i < count; i++) to[i] = to_bfloat16(x[i]);
+}
 INLINE float from_bfloat16(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;
     float result;
