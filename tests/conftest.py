@@ -1,6 +1,5 @@
 """What several test folders share: a small corpus of real code, and everything made from it."""
 
-import gc
 import hashlib
 import os
 import sysconfig
@@ -20,12 +19,6 @@ KERNELS = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(ROOT.glob
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / f"numba-{KERNELS.hexdigest()[:12]}"))
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
-
-
-def pytest_collection_finish() -> None:
-    """Do not look through all that was imported, again and again, for what can be let go of."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
