@@ -188,6 +188,7 @@ def identity() -> str:
         ROOT / "bench" / "generation",
     )
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".h", ".cpp")]
+    files.append(Path(__file__).resolve())
     parts = [f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
