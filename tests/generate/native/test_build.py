@@ -127,7 +127,7 @@ def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("tiles", [(), AMX, ("-DUNDERLAY_EMULATED_TILES",)], ids=["here", "AMX", "emulated"])
+@pytest.mark.parametrize("tiles", [(), AMX, ("-DUNDERLAY_EMULATED",)], ids=["here", "AMX", "emulated"])
 def test_the_real_kernel_builds_without_a_warning(tiles: tuple[str, ...]) -> None:
     if tiles == AMX and platform.machine() != "x86_64":
         pytest.skip("AMX is Intel's")

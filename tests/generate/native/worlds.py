@@ -1,7 +1,7 @@
 """Small models of every family, in sizes that fill no vector, and what runs them plainly."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from underlay.models.gpt2 import GPT2Config
 from underlay.models.mistral import MistralConfig
 from underlay.models.olmo import OLMoConfig
 from underlay.models.parts import Linear, RopeScaling
-from underlay.models.quantised import matrix, quantised_names
+from underlay.models.quantised import Bits, matrix, quantised_names, round_to_nearest
 from underlay.models.qwen import QwenConfig
 
 VOCABULARY, CONTEXT = 300, 100
@@ -129,18 +129,55 @@ def adapter_for(model: Decoder, rank: int, seed: int, every: int = 1) -> Adapter
 
 
 def rounded(model: Decoder, inputs: bool) -> Decoder:
-    """A copy whose weights are bfloat16; `inputs`: and what every matrix is given is rounded to it, as tiles do."""
+    """A copy whose weights are bfloat16; `inputs`: and what every matrix is given is rounded to it, too."""
     result = copy.deepcopy(model)
     with torch.no_grad():
         for name in quantised_names(result):
             matrix(result, name).copy_(matrix(result, name).bfloat16().float())
         result.embedding.weight.copy_(result.embedding.weight.bfloat16().float())
     if inputs:
-        for module in result.modules():
-            if isinstance(module, Linear):
-                module.register_forward_pre_hook(lambda _, given: (given[0].bfloat16().float(),))
-        result.norm.register_forward_hook(lambda _, __, found: found.bfloat16().float())
+        _before_matrices(result, lambda given: given.bfloat16().float())
     return result
+
+
+def rounds_inputs(runner: NativeRunner) -> bool:
+    """Whether products in bfloat16 round what they are given."""
+    said = runner.describe()
+    return "bfloat16 pairs" in said or "AMX)" in said
+
+
+def quantised(model: Decoder, bits: Bits) -> Decoder:
+    """A copy with weights rounded to nearest, whose matrices are given whole numbers, too: 255 levels in each group.
+
+    The head is no longer tied to the embedding, which is bfloat16.
+    """
+    result = copy.deepcopy(model)
+    known = {name: round_to_nearest(matrix(model, name), bits) for name in quantised_names(model)}
+    if result.head is None:
+        result.head = Linear(model.config.width, model.config.vocabulary, bias=False)
+    with torch.no_grad():
+        for name, weights in known.items():
+            (result.head.weight if name == "head" else matrix(result, name)).copy_(weights.dequantise())
+        result.embedding.weight.copy_(model.embedding.weight.bfloat16().float())
+    inputs = {name: weights.values.shape[1] for name, weights in known.items()}
+    groups = {width: 64 if width % 32 or bits == 8 else 32 for width in inputs.values()}
+    _before_matrices(result, lambda given: _in_groups(given, groups[given.shape[-1]]))
+    return result
+
+
+def _before_matrices(model: Decoder, change: Callable[[Tensor], Tensor]) -> None:
+    for module in model.blocks.modules():
+        if isinstance(module, Linear):
+            module.register_forward_pre_hook(lambda _, given: (change(given[0]),))
+    model.norm.register_forward_hook(lambda _, __, found: change(found))  # the head is not called
+
+
+def _in_groups(x: Tensor, size: int) -> Tensor:
+    """The nearest of 255 levels, which the largest of each group of neighbours decides."""
+    width = x.shape[-1]
+    grouped = torch.nn.functional.pad(x, (0, -width % size)).unflatten(-1, (-1, size))
+    scale = grouped.abs().amax(-1, keepdim=True) / 127
+    return ((grouped / scale.clamp(min=1e-30)).round() * scale).flatten(-2)[..., :width]
 
 
 def distances(found: Tensor, expected: Tensor) -> Tensor:

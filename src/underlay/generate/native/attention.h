@@ -263,10 +263,6 @@ void attend_kind(int count, const Seen& seen, const Asking* asking, float softca
         UNDERLAY_ROWS(4)
         UNDERLAY_ROWS(5)
         UNDERLAY_ROWS(6)
-#if defined(UNDERLAY_AVX512)
-        UNDERLAY_ROWS(7)
-        UNDERLAY_ROWS(8)
-#endif
     }
 #undef UNDERLAY_ROWS
 }

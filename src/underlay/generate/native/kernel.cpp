@@ -89,9 +89,10 @@ Native* underlay_new(const Shape* shape) {
 void underlay_free(Native* native) { delete native; }
 int64_t underlay_block_bytes(const Native* native) { return (int64_t)native->model.block_bytes; }
 int32_t underlay_lanes() { return LANES; }
+int32_t underlay_paired() { return PAIRED; }
 // How it stands with AMX, as `tile::State` counts.
 int32_t underlay_tiles(const Native* native) { return native->model.tiles; }
-#if defined(UNDERLAY_EMULATED_TILES)
+#if defined(UNDERLAY_EMULATED)
 // Models made from now on meet a `tile::Fault`.
 void underlay_emulate(int32_t fault) { tile::fault = fault; }
 #endif
@@ -111,7 +112,7 @@ void underlay_matrix(Native* native, int32_t slot, int32_t kind, int32_t outputs
     m.data.reserve(m.panels * m.panel_bytes);
     fill(m.bias, bias, outputs, m.panels * PANEL);
     if (scales) {
-        size_t groups = m.kind == INT4 ? inputs / GROUP : 1;
+        size_t groups = m.kind == INT4 ? m.groups() : 1;
         m.scales.reserve(m.panels * groups * PANEL);
         for (int j = 0; j < outputs; j++)
             for (size_t group = 0; group < groups; group++)

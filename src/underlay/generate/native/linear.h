@@ -3,8 +3,9 @@
 // rows there are: that is what row invariance rests on, and what makes one row and many rows the same code. Where the
 // processor multiplies whole tiles, tiles.h does it instead.
 //
-// Where there are many rows, a stretch of a panel is widened once for all of them: bfloat16 to float32, int4 to int16
-// in the pairs of int8. These are the same numbers, so it changes no sum. (int8 gains nothing by it.)
+// bfloat16 is widened, or multiplied in pairs by processors that can, whose inputs are then rounded to it too. Whole
+// numbers are summed exactly over a group of inputs, in fours, then scaled and added. On processors with few registers
+// a stretch of a bfloat16 panel is widened once for many rows.
 #pragma once
 
 #include <type_traits>
@@ -13,14 +14,16 @@
 
 namespace underlay {
 
-constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;  // vectors of sums that registers hold beside what is summed
-constexpr int MOST_ROWS = REGISTERS == 32 ? 8 : 6;
-// By kind: rows of one product, as many as registers hold; rows from which on the kind is widened; inputs walked at a
-// time by many rows, so that two panels stay in L1.
-constexpr int ROWS[] = {MOST_ROWS, MOST_ROWS - 2, MOST_ROWS, 4, MOST_ROWS};
-constexpr int WIDENED[] = {1 << 30, 24, 1 << 30, MOST_ROWS + 2};  // more than one product takes
-constexpr int DEPTHS[] = {192, 384, 512, 512, 256};
-constexpr size_t WIDE_BYTES = 192 * PANEL * sizeof(float);  // of a stretch of a panel, at most
+constexpr bool ROOMY = REGISTERS == 32;
+constexpr int ACCUMULATORS = ROOMY ? 24 : 12;  // vectors of sums that registers hold beside what is summed
+constexpr int MOST_ROWS = 6;
+constexpr int TOGETHER = ROOMY ? MOST_WIDE : 2;  // panels that many rows go through side by side
+// By kind: rows of one product, as many as registers hold, and inputs walked at a time by many rows, so that panels
+// stay in L1.
+constexpr int ROWS[] = {MOST_ROWS, ROOMY ? MOST_ROWS : 4, ROOMY ? MOST_ROWS : 4, ROOMY ? MOST_ROWS : 4};
+constexpr int DEPTHS[] = {ROOMY ? 96 : 192, ROOMY ? 192 : 384, 512, 512};
+constexpr int WIDENED = ROOMY || PAIRED ? 1 << 30 : 24;  // rows from which on bfloat16 is widened
+constexpr size_t WIDE_BYTES = DEPTHS[FLOAT32] * PANEL * sizeof(float);  // of a stretch of a panel
 
 // Inputs first..last - 1 of a bfloat16 panel as float32, [input][16]; one more where their number is odd.
 inline void widen_bfloat16(const char* panel, int first, int last, float* to) {
@@ -29,17 +32,6 @@ inline void widen_bfloat16(const char* panel, int first, int last, float* to) {
             U pairs = load_as<U>((const float*)panel + (size_t)k / 2 * PANEL + v);
             store(to + v, even_half(pairs));
             store(to + PANEL + v, odd_half(pairs));
-        }
-}
-
-// Inputs of an int4 panel, in eights, as int16, [input / 2][16][2].
-inline void widen_int4(const char* panel, int first, int last, int16_t* to) {
-    const US nibble = (uint16_t)15 - US{};
-    for (int k = first; k < last; k += 8, to += 8 * PANEL)
-        UNROLL for (int v = 0; v < PARTS; v++) {
-            US four = load_as<US>(panel + (size_t)k * PANEL / 2 + v * LANES * 4);
-            UNROLL for (int t = 0; t < 4; t++)
-                store(to + (t * PARTS + v) * LANES * 2, (S)(four >> (4 * t) & nibble) - (int16_t)8);
         }
 }
 
@@ -65,38 +57,50 @@ INLINE void accumulate(F (&acc)[R][P][PARTS], const float* x, size_t stride, con
     }
 }
 
-// Two inputs of R rows with P panels; acc[r][p][v] += the sum of both products.
-template <int R, int P, class Weight>
-INLINE void multiply_pairs(I (&acc)[R][P][PARTS], const int16_t* q, size_t stride, const Weight& weight) {
-    UNROLL for (int p = 0; p < P; p++) {
-        S w[PARTS];
-        UNROLL for (int v = 0; v < PARTS; v++) w[v] = weight(p, v);
-        UNROLL for (int r = 0; r < R; r++) {
-            S here = splat_pair(q + r * stride);
-            UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = pair_sum(acc[r][p][v], w[v], here);
-        }
+// Four bytes of R rows with P panels: acc[r][p][v] = sum(acc[r][p][v], weight(p, v), bytes of r).
+template <int R, int P, class Sums, class Weight, class Sum>
+INLINE void multiply_bytes(Sums (&acc)[R][P][PARTS], const char* bytes, size_t stride, const Weight& weight, const Sum& sum) {
+    I w[P][PARTS];
+    UNROLL for (int p = 0; p < P; p++)
+        UNROLL for (int v = 0; v < PARTS; v++) w[p][v] = weight(p, v);
+    UNROLL for (int r = 0; r < R; r++) {
+        I here = splat_bytes(bytes + r * stride);
+        UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = sum(acc[r][p][v], w[p][v], here);
     }
 }
 
-// Inputs first..last - 1 of R rows with P panels; tile: [R][stride] float32, or int32 until the last inputs have come.
-// FETCHES: what lies `ahead` bytes further on is fetched, a line at a time. Apart, since it takes 9 % from bfloat16.
+// What a product goes through: P panels, `apart` bytes from each other, and inputs first..last - 1.
+struct Stretch {
+    const char* base;
+    size_t apart;
+    ptrdiff_t ahead;                     // what lies so many bytes further on is fetched meanwhile; 0: nothing is
+    int panel, first, last;
+};
+
+// float32 and bfloat16. tile: [R][stride].
 template <Kind K, int R, int P, bool FETCHES>
-APART void multiply_add(const Matrix& m, const char* base, size_t apart, ptrdiff_t ahead, int panel, const Rows& rows,
-                        int row, int first, int last, float* tile, size_t stride) {
-    bool begins = first == 0, ends = last == m.inputs;
-    if constexpr (K == FLOAT32 || K == BFLOAT16) {
-        F acc[R][P][PARTS];
-        UNROLL for (int r = 0; r < R; r++)
+APART void multiply_floats(const Stretch& s, const Rows& rows, int row, float* tile, size_t stride) {
+    F acc[R][P][PARTS];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int v = 0; v < PARTS; v++)
+                acc[r][p][v] = s.first == 0 ? F{} : load(tile + r * stride + p * PANEL + v * LANES);
+    const float* x = rows.x + row * rows.stride;
+    const uint16_t* halves = rows.halves + row * rows.stride;
+    const size_t ld = rows.stride, apart = s.apart;
+    const char* base = s.base;
+    constexpr int STEP = K == BFLOAT16 ? 2 : 1;
+    for (int k = s.first; k < s.last; k += STEP) {
+        if constexpr (FETCHES)
             UNROLL for (int p = 0; p < P; p++)
-                UNROLL for (int v = 0; v < PARTS; v++)
-                    acc[r][p][v] = begins ? F{} : load(tile + r * stride + p * PANEL + v * LANES);
-        const float* x = rows.x + row * rows.x_stride;
-        const size_t ld = rows.x_stride;
-        constexpr int STEP = K == BFLOAT16 ? 2 : 1;
-        for (int k = first; k < last; k += STEP) {
-            if constexpr (FETCHES)
-                UNROLL for (int p = 0; p < P; p++)
-                    __builtin_prefetch(base + p * apart + (size_t)k * PANEL * 2 + ahead, 0, 2);
+                __builtin_prefetch(base + p * apart + (size_t)k * PANEL * 2 + s.ahead, 0, 2);
+        if constexpr (K == BFLOAT16 && PAIRED)
+            multiply_bytes<R, P>(
+                acc, (const char*)(halves + k), 2 * ld,
+                [&](int p, int v) { return load_as<I>(base + p * apart + (size_t)k * PANEL * 2 + v * LANES * 4); },
+                [](F acc, I w, I here) { return pair_sum(acc, w, here); });
+        else
             UNROLL for (int half = 0; half < STEP; half++) {
                 accumulate<R, P>(acc, x + k + half, ld, [&](int p, int v) {
                     const float* at = (const float*)(base + p * apart) + (size_t)(k / STEP) * PANEL + v * LANES;
@@ -105,116 +109,94 @@ APART void multiply_add(const Matrix& m, const char* base, size_t apart, ptrdiff
                 });
                 FENCE;
             }
-        }
-        UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int p = 0; p < P; p++)
-                UNROLL for (int v = 0; v < PARTS; v++)
-                    store(tile + r * stride + p * PANEL + v * LANES, acc[r][p][v]);
-    } else if constexpr (K == INT8) {
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int v = 0; v < PARTS; v++) store(tile + r * stride + p * PANEL + v * LANES, acc[r][p][v]);
+}
+
+// int8 and int4, in whole groups.
+template <Kind K, int R, int P, bool FETCHES>
+APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, int row, float* tile, size_t stride) {
+    constexpr int STEP = K == INT8 ? 4 : 8, LINE = PANEL * 4;  // inputs of a lane, and bytes of a panel's lanes
+    const size_t ld = rows.stride, apart = s.apart, groups = m.groups();
+    const int8_t* q = rows.whole + row * ld;
+    const float* scales = rows.scales + row * groups;
+    const int32_t* sums = rows.sums + row * groups;
+    F total[R][P][PARTS];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int v = 0; v < PARTS; v++)
+                total[r][p][v] = s.first == 0 ? F{} : load(tile + r * stride + p * PANEL + v * LANES);
+    for (int first = s.first; first < s.last; first += GROUP[K]) {
+        const int group = first / GROUP[K];
         I acc[R][P][PARTS];
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int p = 0; p < P; p++)
                 UNROLL for (int v = 0; v < PARTS; v++)
-                    acc[r][p][v] = begins ? I{} : load_as<I>(tile + r * stride + p * PANEL + v * LANES);
-        const int16_t* q = rows.q + row * rows.q_stride;
-        const size_t ld = rows.q_stride;
-        for (int k = first; k < last; k += 2) {
+                    acc[r][p][v] = splat(-(K == INT8 ? OFFSET : 8) * sums[r * groups + group]);
+        const char* lines = s.base + (size_t)first / STEP * LINE;
+        for (int k = first; k < first + GROUP[K]; k += STEP, lines += LINE) {
             if constexpr (FETCHES)
-                UNROLL for (int p = 0; p < P; p++)
-                    __builtin_prefetch(base + p * apart + (size_t)k * PANEL + ahead, 0, 2);
-            multiply_pairs<R, P>(acc, q + k, ld, [&](int p, int v) {
-                return widen_pairs((const int8_t*)base + p * apart + (size_t)k * PANEL + v * LANES * 2);
-            });
+                UNROLL for (int p = 0; p < P; p++) __builtin_prefetch(lines + p * apart + s.ahead, 0, 2);
+            UNROLL for (int half = 0; half < STEP / 4; half++)
+                multiply_bytes<R, P>(
+                    acc, (const char*)q + k + 4 * half, ld,
+                    [&](int p, int v) {
+                        I w = load_as<I>(lines + p * apart + v * LANES * 4);
+                        if constexpr (K == INT8) return w;
+                        else return (half ? w >> 4 : w) & 0x0f0f0f0f;
+                    },
+                    [](I acc, I w, I here) { return quad_sum<K == INT4>(acc, (B)w, (B)here); });
         }
-        UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int p = 0; p < P; p++)
-                UNROLL for (int v = 0; v < PARTS; v++) {
-                    float* to = tile + r * stride + p * PANEL + v * LANES;
-                    F scale = load(m.scales.get() + (panel + p) * PANEL + v * LANES);
-                    if (ends) store(to, to_float(acc[r][p][v]) * scale * splat(rows.scale[row + r]));
-                    else store(to, acc[r][p][v]);
-                }
-    } else {
-        const int16_t* q = rows.q + row * rows.q_stride;
-        const int32_t* sums = rows.sums + row * rows.sums_stride;
-        const size_t ld = rows.q_stride, groups = m.inputs / GROUP;
-        if (begins)
-            for (int r = 0; r < R; r++)
-                for (int j = 0; j < P * PANEL; j++) tile[r * stride + j] = 0;
-        const US nibble = (uint16_t)15 - US{};
-        for (int group = first / GROUP; group < last / GROUP; group++) {
-            I acc[R][P][PARTS];
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int p = 0; p < P; p++)
-                    UNROLL for (int v = 0; v < PARTS; v++)
-                        acc[r][p][v] = K == WIDE_INT4 ? I{} : splat(-8 * sums[r * rows.sums_stride + group]);
-            for (int k = group * GROUP; K == WIDE_INT4 && k < (group + 1) * GROUP; k += 2)
-                multiply_pairs<R, P>(acc, q + k, ld, [&](int p, int v) {
-                    return load_as<S>((const int16_t*)(base + p * apart) + (size_t)k * PANEL + v * LANES * 2);
-                });
-            for (int k = group * GROUP; K == INT4 && k < (group + 1) * GROUP; k += 8)
-                UNROLL for (int p = 0; p < P; p++) {
-                    US four[PARTS];
-                    UNROLL for (int v = 0; v < PARTS; v++)
-                        four[v] = load_as<US>(base + p * apart + (size_t)k * PANEL / 2 + v * LANES * 4);
-                    UNROLL for (int t = 0; t < 4; t++) {
-                        S w[PARTS];
-                        UNROLL for (int v = 0; v < PARTS; v++) {
-                            w[v] = (S)(t == 3 ? four[v] : four[v] & nibble);
-                            four[v] = four[v] >> 4;
-                        }
-                        UNROLL for (int r = 0; r < R; r++) {
-                            S here = splat_pair(q + r * ld + k + 2 * t);
-                            UNROLL for (int v = 0; v < PARTS; v++) acc[r][p][v] = pair_sum(acc[r][p][v], w[v], here);
-                        }
-                    }
-                }
-            UNROLL for (int p = 0; p < P; p++)
-                UNROLL for (int v = 0; v < PARTS; v++) {
-                    F scale = load(m.scales.get() + ((panel + p) * groups + group) * PANEL + v * LANES);
-                    UNROLL for (int r = 0; r < R; r++) {
-                        float* to = tile + r * stride + p * PANEL + v * LANES;
-                        store(to, fma(to_float(acc[r][p][v]), scale, load(to)));
-                    }
-                }
-        }
-        if (ends)
-            for (int r = 0; r < R; r++) {
-                F scale = splat(rows.scale[row + r]);
-                for (int j = 0; j < P * PANEL; j += LANES) {
-                    float* to = tile + r * stride + j;
-                    store(to, load(to) * scale);
+        UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int v = 0; v < PARTS; v++) {
+                F of_outputs{};
+                if constexpr (K == INT4)
+                    of_outputs = load(m.scales.get() + ((s.panel + p) * groups + group) * PANEL + v * LANES);
+                UNROLL for (int r = 0; r < R; r++) {
+                    F found = to_float(acc[r][p][v]), scale = splat(scales[r * groups + group]);
+                    if constexpr (K == INT4) found = found * of_outputs;
+                    total[r][p][v] = fma(found, scale, total[r][p][v]);
                 }
             }
     }
+    UNROLL for (int p = 0; p < P; p++)
+        UNROLL for (int v = 0; v < PARTS; v++) {
+            F of_outputs = splat(1.0f);
+            if (K == INT8 && s.last == m.inputs) of_outputs = load(m.scales.get() + (s.panel + p) * PANEL + v * LANES);
+            UNROLL for (int r = 0; r < R; r++)
+                store(tile + r * stride + p * PANEL + v * LANES, total[r][p][v] * of_outputs);
+        }
 }
 
 template <Kind K, int R>
-void multiply_rows(const Matrix& m, const char* base, size_t apart, ptrdiff_t ahead, int panel, int panels,
-                   const Rows& rows, int row, int first, int last, float* tile, size_t stride) {
-    constexpr int SUMS = K == BFLOAT16 || K == INT4 ? ACCUMULATORS - 4 : ACCUMULATORS;
+void multiply_rows(const Matrix& m, Stretch s, int panels, const Rows& rows, int row, float* tile, size_t stride) {
+    constexpr int SUMS = K == INT8 || K == INT4 ? ACCUMULATORS / 2 : K == BFLOAT16 && !ROOMY ? ACCUMULATORS - 4 : ACCUMULATORS;
     constexpr int P = std::max(1, std::min(MOST_WIDE, SUMS / (R * PARTS)));
-    auto some = [&](auto many, int done) {
+    auto some = [&](auto many) {
         constexpr int N = decltype(many)::value;
-        const char* from = base + done * apart;
-        float* to = tile + done * PANEL;
-        if constexpr (K == BFLOAT16 || K == INT8)
-            if (ahead)
-                return multiply_add<K, R, N, true>(m, from, apart, ahead, panel + done, rows, row, first, last, to,
-                                                   stride);
-        multiply_add<K, R, N, false>(m, from, apart, 0, panel + done, rows, row, first, last, to, stride);
+        auto product = [&](auto fetches) {
+            constexpr bool FETCHES = decltype(fetches)::value;
+            if constexpr (K == FLOAT32 || K == BFLOAT16) multiply_floats<K, R, N, FETCHES>(s, rows, row, tile, stride);
+            else multiply_whole<K, R, N, FETCHES>(m, s, rows, row, tile, stride);
+        };
+        if (K != FLOAT32 && s.ahead) product(std::bool_constant<K != FLOAT32>{});
+        else product(std::false_type{});
+        s.base += N * s.apart, s.panel += N, tile += N * PANEL, panels -= N;
     };
-    int done = 0;
-    for (; done + P <= panels; done += P) some(std::integral_constant<int, P>{}, done);
+    while (panels >= P) some(std::integral_constant<int, P>{});
+    if constexpr (P > 2)
+        if (panels >= 2) some(std::integral_constant<int, 2>{});
     if constexpr (P > 1)
-        for (; done < panels; done++) some(std::integral_constant<int, 1>{}, done);
+        if (panels) some(std::integral_constant<int, 1>{});
 }
 
 template <Kind K>
-void multiply_kind(const Matrix& m, const char* base, size_t apart, ptrdiff_t ahead, int panel, int panels,
-                   const Rows& rows, int row, int count, int first, int last, float* tile, size_t stride) {
+void multiply_kind(const Matrix& m, const Stretch& s, int panels, const Rows& rows, int row, int count, float* tile,
+                   size_t stride) {
 #define UNDERLAY_ROWS(R) \
-    case R: return multiply_rows<K, R>(m, base, apart, ahead, panel, panels, rows, row, first, last, tile, stride);
+    case R: return multiply_rows<K, R>(m, s, panels, rows, row, tile, stride);
     switch (count) {
         UNDERLAY_ROWS(1)
         UNDERLAY_ROWS(2)
@@ -222,10 +204,6 @@ void multiply_kind(const Matrix& m, const char* base, size_t apart, ptrdiff_t ah
         UNDERLAY_ROWS(4)
         UNDERLAY_ROWS(5)
         UNDERLAY_ROWS(6)
-#if defined(UNDERLAY_AVX512)
-        UNDERLAY_ROWS(7)
-        UNDERLAY_ROWS(8)
-#endif
     }
 #undef UNDERLAY_ROWS
 }
@@ -235,44 +213,31 @@ void multiply_kind(const Matrix& m, const char* base, size_t apart, ptrdiff_t ah
 inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, int row, int count, float* tile,
                      size_t stride, int soon) {
     if (m.tiled) return multiply_tiled(m, panel, panels, rows, row, count, tile, stride, soon);
-    const bool widened = count >= WIDENED[m.kind];
-    const Kind kind = !widened ? m.kind : m.kind == INT4 ? WIDE_INT4 : FLOAT32;
+    const bool widened = m.kind == BFLOAT16 && count >= WIDENED;
+    const Kind kind = widened ? FLOAT32 : m.kind;
     int bunches = (count + ROWS[kind] - 1) / ROWS[kind];
-    int depth = bunches == 1 ? m.inputs : DEPTHS[kind], together = bunches == 1 ? panels : 2;
-    alignas(64) char wide[2 * WIDE_BYTES];
-    const size_t input_bytes = PANEL * (kind == FLOAT32 ? sizeof(float) : sizeof(int16_t));
+    int depth = bunches == 1 ? m.inputs : DEPTHS[kind], together = bunches == 1 ? panels : TOGETHER;
+    alignas(64) char wide[TOGETHER * WIDE_BYTES];
     for (int first = 0; first < m.inputs; first += depth)
         for (int done = 0; done < panels; done += together) {
             int last = std::min(first + depth, m.inputs), few = std::min(together, panels - done);
-            const char* base = m.panel(panel + done);
-            size_t apart = m.panel_bytes;
+            Stretch s = {m.panel(panel + done), m.panel_bytes, 0, panel + done, first, last};
             if (widened) {
-                apart = WIDE_BYTES;
-                for (int p = 0; p < few; p++) {
-                    const char* from = m.panel(panel + done + p);
-                    char* to = wide + p * WIDE_BYTES;
-                    if (m.kind == INT4) widen_int4(from, first, last, (int16_t*)to);
-                    else widen_bfloat16(from, first, last, (float*)to);
-                }
-                base = wide - first * input_bytes;
+                for (int p = 0; p < few; p++)
+                    widen_bfloat16(s.base + p * s.apart, first, last, (float*)(wide + p * WIDE_BYTES));
+                s.base = wide - first * PANEL * sizeof(float), s.apart = WIDE_BYTES;
             }
             for (int bunch = 0; bunch < bunches; bunch++) {
                 int from = count * bunch / bunches, many = count * (bunch + 1) / bunches - from;
                 float* to = tile + from * stride + done * PANEL;
                 bool fetches = bunch == 1 && panel + done + soon + few <= m.panels;
-                ptrdiff_t ahead = fetches ? soon * m.panel_bytes : 0;
-#define UNDERLAY_KIND(K) \
-    case K:                                                                                                    \
-        multiply_kind<K>(m, base, apart, ahead, panel + done, few, rows, row + from, many, first, last, to, stride); \
-        break;
+                s.ahead = fetches ? soon * m.panel_bytes : 0;
                 switch (kind) {
-                    UNDERLAY_KIND(FLOAT32)
-                    UNDERLAY_KIND(BFLOAT16)
-                    UNDERLAY_KIND(INT8)
-                    UNDERLAY_KIND(INT4)
-                    UNDERLAY_KIND(WIDE_INT4)
+                case FLOAT32: multiply_kind<FLOAT32>(m, s, few, rows, row + from, many, to, stride); break;
+                case BFLOAT16: multiply_kind<BFLOAT16>(m, s, few, rows, row + from, many, to, stride); break;
+                case INT8: multiply_kind<INT8>(m, s, few, rows, row + from, many, to, stride); break;
+                case INT4: multiply_kind<INT4>(m, s, few, rows, row + from, many, to, stride); break;
                 }
-#undef UNDERLAY_KIND
             }
         }
 }

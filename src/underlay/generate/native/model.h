@@ -8,7 +8,7 @@
 
 #include "attention.h"
 #include "pool.h"
-#include "rows.h"
+#include "prepared.h"
 #include "tile_check.h"
 
 namespace underlay {

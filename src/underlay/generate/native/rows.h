@@ -70,30 +70,29 @@ inline void turn(float* x, int size, const float* cos, const float* sin) {
     }
 }
 
-// x = q * scale with |q| <= steps; sums (inputs / GROUP), where wanted, of each group of q. Returns the scale.
-inline float quantise_row(const float* x, int width, int steps, int16_t* q, int32_t* sums) {
+// x = q * scale with |q| <= 127; each group of inputs has a scale, and the sum of its q. q: filled up with zeros to 64.
+inline void quantise_row(Kind kind, const float* x, int width, int8_t* q, float* scales, int32_t* sums) {
     const int padded = (int)round_up(width, PANEL);
-    F most{};
-    for (int i = 0; i < padded; i += LANES) most = larger(most, magnitude(load(x + i)));
-    float top = largest(most);
-    F inverse = splat(top > 0 ? steps / top : 0);
-    F limit = splat((float)steps);
-    for (int i = 0; i < padded; i += LANES) {
-        F scaled = load(x + i) * inverse;
-        scaled = scaled > limit ? limit : scaled;
-        scaled = scaled < -limit ? -limit : scaled;
-        F rounded = (scaled + splat(12582912.0f)) - splat(12582912.0f);
-        I whole = __builtin_convertvector(rounded, I);
-        typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
-        store(q + i, __builtin_convertvector(whole, Narrow));
-    }
-    if (sums)
-        for (int group = 0; group < width / GROUP; group++) {
-            int32_t sum = 0;
-            for (int i = 0; i < GROUP; i++) sum += q[group * GROUP + i];
-            sums[group] = sum;
+    for (int first = 0, group = 0; first < width; first += GROUP[kind], group++) {
+        const int end = std::min(first + GROUP[kind], padded);
+        F most{};
+        for (int i = first; i < end; i += LANES) most = larger(most, magnitude(load(x + i)));
+        const float top = largest(most);
+        const F inverse = splat(top > 1e-30f ? 127 / top : 0);
+        I sum{};
+        for (int i = first; i < end; i += LANES) {
+            F rounded = fma(load(x + i), inverse, splat(12582912.0f)) - 12582912.0f;
+            I whole = __builtin_convertvector(rounded, I);
+            sum = sum + whole;
+            store(q + i, narrow(whole));
         }
-    return top / steps;
+        int32_t lanes[LANES];
+        store(lanes, sum);
+        sums[group] = 0;
+        for (int32_t lane : lanes) sums[group] += lane;
+        scales[group] = top / 127;
+    }
+    memset(q + padded, 0, round_up(width, GROUP[INT8]) - padded);
 }
 
 // Logits to the log-probability of one of them.

@@ -1,9 +1,13 @@
 """A model on the CPU, in C++: the weights lie as the processor wants to read them, and a step is one call.
 
     float32    as the model is
-    bfloat16   weights at half the bytes; sums are float32 (a single row waits for nothing but weights)
-    int8       a quarter: one scale an output; inputs get whole numbers of 12 to 15 bits too, and sums are exact
+    bfloat16   weights at half the bytes; sums are float32; inputs are rounded too where the processor multiplies
+               bfloat16 itself
+    int8       a quarter: one scale an output
     int4       an eighth: a scale for every 32 inputs
+
+Whole numbers are multiplied with whole numbers: of the inputs, each 64 neighbours (int4: 32) are rounded to 8 bits with
+a scale of their own (as in arXiv:2310.19102), and sums within such a group are exact.
 
 Why it is row-invariant, and how matrices are laid out, is told in linear.h, matrix.h, tiles.h and attention.h.
 """
@@ -37,6 +41,7 @@ KINDS: Mapping[str, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 """As matrix.h counts them."""
 TILES = ("", ", AMX", ", AMX refused by the system", ", AMX unused: its products are wrong here")
 """What to say of the states in tile_instructions.h."""
+TILES_USED = 1
 ROWS = 384
 """Tokens that are scored in one step: enough to run at full speed, few enough to stay in the cache."""
 
@@ -79,10 +84,14 @@ class NativeRunner:
 
     def describe(self) -> str:
         """Which path this is, in one line."""
-        lanes: int = self._library.underlay_lanes()
-        tiles = TILES[self._library.underlay_tiles(self._native)] if self.precision in ("bfloat16", "int8") else ""
+        has = f"{self._library.underlay_lanes()} lanes"
+        if self.precision in ("bfloat16", "int8"):
+            tiles = self._library.underlay_tiles(self._native)
+            if tiles != TILES_USED and self.precision == "bfloat16" and self._library.underlay_paired():
+                has += ", bfloat16 pairs"
+            has += TILES[tiles]
         return (
-            f"native: C++ for this processor ({lanes} lanes{tiles}), {self.threads} threads, {self.precision} weights, "
+            f"native: C++ for this processor ({has}), {self.threads} threads, {self.precision} weights, "
             f"{self.cache_precision} keys and values"
         )
 
@@ -262,6 +271,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "free": [pointer],
         "block_bytes": [pointer],
         "lanes": [],
+        "paired": [],
         "tiles": [pointer],
         "layer": [pointer, whole, pointer],
         "matrix": [pointer, whole, whole, whole, whole, pointer, pointer, pointer],
@@ -274,7 +284,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "tell": [pointer, whole, whole, pointer, pointer, whole, pointer, pointer, pointer],
         "run": [pointer, whole, pointer, pointer, pointer, pointer, whole, pointer, pointer],
     }
-    gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole, "tiles": whole}
+    gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole, "paired": whole, "tiles": whole}
     gives |= dict.fromkeys(("run", "draw", "tell"), ctypes.c_char_p)
     for name, arguments in takes.items():
         function = getattr(library, f"underlay_{name}")

@@ -11,21 +11,16 @@ constexpr int TILE_STRIDE = MOST_WIDE * PANEL;
 
 // What each thread has for itself, kept from step to step.
 struct Desk {
-    Buffer<float> tile, second_tile, x;
-    Buffer<char> tiles;
-    Buffer<int16_t> q;
-    Buffer<int32_t> sums;
-    float scale[FEW];
+    Buffer<float> tile, second_tile;
+    Prepared prepared;                   // FEW rows
     AttentionScratch attention;
 };
 
 // What all threads share, kept from step to step.
 struct Table {
     size_t rows = 0;
-    Buffer<float> x, normed, query, key, value, mixed, hidden, change, scale, thin, logits;
-    Buffer<char> tiles;
-    Buffer<int16_t> q;
-    Buffer<int32_t> sums;
+    Buffer<float> x, query, key, value, mixed, hidden, change, thin, logits;
+    Prepared prepared;
     std::vector<Desk> desks;
 };
 
@@ -93,11 +88,9 @@ class Step {
         size_t many = std::max(count, 16);
         if (many > t.rows) {
             many = std::max(many, 2 * t.rows);
-            t.x.reserve(many * width), t.change.reserve(many * width), t.normed.reserve(many * deepest);
+            t.x.reserve(many * width), t.change.reserve(many * width), t.hidden.reserve(many * hidden);
             t.query.reserve(many * wide), t.key.reserve(many * kv_wide), t.value.reserve(many * kv_wide);
-            t.mixed.reserve(many * wide), t.hidden.reserve(many * hidden), t.scale.reserve(many);
-            t.q.reserve(many * deepest), t.sums.reserve(many * deepest / GROUP);
-            t.tiles.reserve(round_up(many, TILE_ROWS) * tiled_bytes(deepest));
+            t.mixed.reserve(many * wide), t.prepared.reserve(many, deepest);
             t.rows = many;
         }
         if (targets) t.logits.reserve((size_t)BAND * shape.vocabulary);
@@ -108,8 +101,7 @@ class Step {
         size_t places = round_up(furthest + 1, 256) + MOST_WIDE * BLOCK;
         for (Desk& desk : t.desks) {
             desk.tile.reserve(BAND * TILE_STRIDE), desk.second_tile.reserve(BAND * TILE_STRIDE);
-            desk.tiles.reserve(FEW * tiled_bytes(deepest));
-            desk.x.reserve(FEW * deepest), desk.q.reserve(FEW * deepest), desk.sums.reserve(FEW * deepest / GROUP);
+            desk.prepared.reserve(FEW, deepest);
             AttentionScratch& scratch = desk.attention;
             scratch.query.reserve(MOST_ROWS * model.cache.channels);
             scratch.sums.reserve(MOST_ROWS * model.cache.channels);
@@ -214,36 +206,22 @@ class Step {
         model.pool.barrier();
     }
 
-    // Rows as a matrix wants them: normalised, and in whole numbers for the integers. `picked`: which rows; none: all.
+    // Rows as a matrix wants them. `picked`: which rows; none: all.
     Rows prepare(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products, int number,
                  const std::vector<int>* picked) {
         const Matrix& matrix = *products[0].matrix;
-        int many = picked ? (int)picked->size() : count;
-        bool whole = matrix.kind == INT8 || matrix.kind == INT4, few = many <= FEW && !adapted;
-        if (!whole && !norm && !picked && !adapted && !matrix.tiled) {
+        if (Prepared::needless(matrix, norm) && !picked && !adapted) {
             Rows as_they_are;
-            as_they_are.x = from, as_they_are.x_stride = stride;
+            as_they_are.x = from, as_they_are.stride = stride;
             return as_they_are;
         }
-        Rows ready;
-        float *x = few ? desk.x.get() : t.normed.get(), *scale = few ? desk.scale : t.scale.get();
-        int16_t* q = few ? desk.q.get() : t.q.get();
-        int32_t* sums = few ? desk.sums.get() : t.sums.get();
-        char* tiles = few ? desk.tiles.get() : t.tiles.get();
-        size_t sums_stride = stride / GROUP;
-        ready.x = x, ready.x_stride = ready.q_stride = stride, ready.q = q, ready.scale = scale;
-        ready.sums = sums, ready.sums_stride = sums_stride;
-        ready.tiles = tiles, ready.tile_rows = tile_rows(many);
+        const int many = picked ? (int)picked->size() : count;
+        const bool few = many <= FEW && !adapted;
+        Prepared& prepared = few ? desk.prepared : t.prepared;
         auto one = [&](int row) {
             int source = picked ? (*picked)[row] : row;
-            float* to = x + row * stride;
-            if (norm) normalise(norm, from + source * stride, to);
-            else memcpy(to, from + source * stride, stride * sizeof(float));
-            if (whole)
-                scale[row] = quantise_row(to, matrix.inputs, most_steps(matrix.kind, matrix.inputs), q + row * stride,
-                                          matrix.kind == INT4 ? sums + row * sums_stride : nullptr);
-            if (matrix.tiled) lay_in_tiles(matrix.kind, matrix.inputs, to, q + row * stride, row, many, tiles);
-            if (adapted) thin(to, source, row, products, number);
+            const float* x = prepared.put(matrix, norm, from + source * stride, stride, row, many);
+            if (adapted) thin(x, source, row, products, number);
         };
         if (few)
             for (int row = 0; row < many; row++) one(row);
@@ -251,7 +229,7 @@ class Step {
             each(many, 1, one);
             model.pool.barrier();
         }
-        return ready;
+        return prepared.rows(matrix, stride, many);
     }
 
     const LowRank* change(int source, int slot) const {

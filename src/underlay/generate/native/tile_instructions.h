@@ -1,16 +1,17 @@
 // The instructions of AMX, which multiply 16 x 64 bytes with 16 x 64 bytes, as functions of the numbers of tiles; 0 to 7.
 // Tiles 0 to 5 have as many rows as were configured, 6 and 7 always 16: theirs are the matrix's.
 //
-// -DUNDERLAY_EMULATED_TILES does in C++ what Intel documents of them, so that all that is built on them can be tested on
+// -DUNDERLAY_EMULATED does in C++ what Intel documents of them, so that all that is built on them can be tested on
 // any machine. Without either there are none: `state` is ABSENT then, and nothing else may be called.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "matrix.h"
 
-#if defined(UNDERLAY_EMULATED_TILES)
+#if defined(UNDERLAY_EMULATED)
 #define UNDERLAY_TILES
 #elif defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__x86_64__) && defined(__linux__)
 #define UNDERLAY_TILES
@@ -37,7 +38,7 @@ struct alignas(64) Configuration {
 };
 static_assert(sizeof(Configuration) == 64, "as LDTILECFG reads it");
 
-#if defined(UNDERLAY_EMULATED_TILES)
+#if defined(UNDERLAY_EMULATED)
 
 struct Emulated {
     int rows[8];
@@ -99,19 +100,18 @@ template <int SUMS, int A, int B> void multiply_bfloat16() {
     if (fault == OTHER_SUMS) sums[0] += 1;
 }
 
-template <class X, int SUMS, int A, int B> void multiply_integers() {
-    const auto* a = (const X*)emulated.data[A];
-    const auto* b = (const int8_t*)emulated.data[B];
+// Inputs are signed, weights have OFFSET added.
+template <int SUMS, int A, int B> void multiply_int8() {
+    const auto* a = (const int8_t*)emulated.data[A];
+    const auto* b = (const std::conditional_t<OFFSET == 0, int8_t, uint8_t>*)emulated.data[B];
     auto* sums = (uint32_t*)emulated.data[SUMS];  // they wrap around
     for (int row = 0; row < emulated.rows[SUMS]; row++)
         for (int k = 0; k < TILE_WIDTH / 4; k++)
             for (int j = 0; j < PANEL; j++)
                 for (int i = 0; i < 4; i++)
-                    sums[row * PANEL + j] += (uint32_t)((int)a[row * 64 + 4 * k + i] * b[k * 64 + 4 * j + i]);
+                    sums[row * PANEL + j] += (uint32_t)(a[row * 64 + 4 * k + i] * b[k * 64 + 4 * j + i]);
     if (fault == OTHER_INTEGERS) sums[0] += 1;
 }
-template <int SUMS, int A, int B> void multiply_signed() { multiply_integers<int8_t, SUMS, A, B>(); }
-template <int SUMS, int A, int B> void multiply_unsigned() { multiply_integers<uint8_t, SUMS, A, B>(); }
 
 #elif defined(UNDERLAY_TILES)
 
@@ -134,11 +134,9 @@ template <int T> INLINE void store(void* to, size_t stride) {
 template <int SUMS, int A, int B> INLINE void multiply_bfloat16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(B));
 }
-template <int SUMS, int A, int B> INLINE void multiply_signed() {
-    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(B));
-}
-template <int SUMS, int A, int B> INLINE void multiply_unsigned() {
-    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(B));
+template <int SUMS, int A, int B> INLINE void multiply_int8() {
+    if constexpr (OFFSET) asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(B));
+    else asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(B));
 }
 
 #endif

@@ -3,10 +3,10 @@
 // what linear.h says of rows holds here: nobody's numbers depend on who else is there.
 //
 // bfloat16: inputs are rounded to bfloat16 too, which is all the instruction takes; sums are float32.
-// int8: an input's int16 is two bytes, the upper one signed, the lower one not. Each is multiplied by itself and
-// 256 upper + lower is the sum that linear.h has, in the same int32; so results are the same, bit for bit.
+// int8: a tile's inputs are a group, whose sums are exact; what follows is what linear.h does, so results are the same,
+// bit for bit.
 //
-// Rows lie as tiles read them: [row / tile_rows][tile][byte, of int8: lower, upper][tile_rows][64].
+// Rows lie as tiles read them: [row / tile_rows][tile][tile_rows][64].
 #pragma once
 
 #include <utility>
@@ -21,18 +21,13 @@ inline size_t tiled_bytes(size_t inputs) { return round_up(inputs, 64) * 2; }
 // So few rows get tiles of just their number; the last tile of more rows is filled up with whatever lies there.
 inline int tile_rows(int rows) { return std::min(rows, TILE_ROWS); }
 
-// One row into its place; rows: how many there are in all. x: bfloat16's, q: int8's, padded to a multiple of 16.
-inline void lay_in_tiles(Kind kind, int inputs, const float* x, const int16_t* q, int row, int rows, char* tiles) {
-    const int high = tile_rows(rows), number = tiles_of(kind, inputs), parts = kind == INT8 ? 2 : 1;
-    const int part_bytes = high * TILE_WIDTH, filled = (int)round_up(inputs, PANEL);
-    char* to = tiles + (size_t)(row / high) * number * parts * part_bytes + row % high * TILE_WIDTH;
-    for (int tile = 0; tile < number; tile++, to += parts * part_bytes)
-        if (kind == INT8) {
-            const int first = tile * 64, count = std::min(64, filled - first);
-            int8_t lower[64] = {}, upper[64] = {};
-            for (int i = 0; i < count; i++) lower[i] = (int8_t)q[first + i], upper[i] = (int8_t)(q[first + i] >> 8);
-            memcpy(to, lower, sizeof lower), memcpy(to + part_bytes, upper, sizeof upper);
-        } else {
+// One row into its place; rows: how many there are in all. x: bfloat16's, padded to a multiple of 16; q: int8's.
+inline void lay_in_tiles(Kind kind, int inputs, const float* x, const int8_t* q, int row, int rows, char* tiles) {
+    const int high = tile_rows(rows), number = tiles_of(kind, inputs), filled = (int)round_up(inputs, PANEL);
+    char* to = tiles + ((size_t)(row / high) * number * high + row % high) * TILE_WIDTH;
+    for (int tile = 0; tile < number; tile++, to += high * TILE_WIDTH)
+        if (kind == INT8) memcpy(to, q + tile * TILE_WIDTH, TILE_WIDTH);
+        else {
             const int first = tile * 32, count = std::min(32, filled - first);
             uint16_t half[32] = {};
             to_bfloat16(x + first, count, half);
@@ -76,7 +71,7 @@ template <int T> INLINE void load_weights(const char* from, ptrdiff_t ahead) {
 struct Walk {
     const char* rows;                    // the first tile of the first sixteen; the next sixteen lie `next` bytes on
     size_t next;
-    int part_bytes;                      // of the rows in a tile
+    int row_bytes;                       // of the rows in a tile
     const char* weights;                 // the first tile of the first panel
     size_t apart;                        // panels
     int tiles;
@@ -93,7 +88,7 @@ template <int R, int P> APART void multiply_bfloat16_tiles(const Walk& walk, boo
         else tile::load<n>(at, stride * sizeof(float));
     });
     const char *rows = walk.rows, *weights = walk.weights;
-    for (int k = 0; k < walk.tiles; k++, rows += walk.part_bytes, weights += TILE_BYTES) {
+    for (int k = 0; k < walk.tiles; k++, rows += walk.row_bytes, weights += TILE_BYTES) {
         repeat<R>([&](auto r) { tile::load<A + r>(rows + r * walk.next, TILE_WIDTH); });
         repeat<P>([&](auto p) {
             load_weights<B + p % 2>(weights + p * walk.apart, walk.ahead);
@@ -105,43 +100,42 @@ template <int R, int P> APART void multiply_bfloat16_tiles(const Walk& walk, boo
     });
 }
 
-// Sixteen rows with P panels: two sums each, of lower and of upper bytes.
-template <int P> APART void multiply_int8_tiles(const Walk& walk, int32_t (*lower)[TILE_ROWS][PANEL],
-                                                int32_t (*upper)[TILE_ROWS][PANEL]) {
-    constexpr int LOWER = 4, UPPER = 5, B = tile::MATRIX;
-    repeat<2 * P>([&](auto n) { tile::zero<n>(); });
-    const char *rows = walk.rows, *weights = walk.weights;
-    for (int k = 0; k < walk.tiles; k++, rows += 2 * walk.part_bytes, weights += TILE_BYTES) {
-        tile::load<LOWER>(rows, TILE_WIDTH);
-        tile::load<UPPER>(rows + walk.part_bytes, TILE_WIDTH);
-        repeat<P>([&](auto p) {
-            load_weights<B + p>(weights + p * walk.apart, walk.ahead);
-            tile::multiply_unsigned<p, LOWER, B + p>();
-            tile::multiply_signed<P + p, UPPER, B + p>();
-        });
-    }
+// Sixteen rows with P panels, of a group of inputs.
+template <int P>
+INLINE void multiply_int8_tiles(const Walk& walk, int tile, int32_t (*sums)[TILE_ROWS][PANEL]) {
+    constexpr int A = 4, B = tile::MATRIX;
+    tile::load<A>(walk.rows + tile * walk.row_bytes, TILE_WIDTH);
     repeat<P>([&](auto p) {
-        tile::store<p>(lower[p], TILE_WIDTH);
-        tile::store<P + p>(upper[p], TILE_WIDTH);
+        tile::zero<p>();
+        load_weights<B + p % 2>(walk.weights + p * walk.apart + tile * TILE_BYTES, walk.ahead);
+        tile::multiply_int8<p, A, B + p % 2>();
+        tile::store<p>(sums[p], TILE_WIDTH);
     });
 }
 
-// Sums of `count` rows and some panels; they are int32 until the last inputs have come.
-inline void add_int8_tiles(const Matrix& m, int panel, int panels, const Walk& walk, bool begins, bool ends,
-                           const float* scale, int count, float* sums, size_t stride) {
-    alignas(64) int32_t lower[2][TILE_ROWS][PANEL], upper[2][TILE_ROWS][PANEL];
-    if (panels == 2) multiply_int8_tiles<2>(walk, lower, upper);
-    else multiply_int8_tiles<1>(walk, lower, upper);
-    for (int p = 0; p < panels; p++)
-        for (int v = 0; v < PANEL; v += LANES) {
-            F of_outputs = load(m.scales.get() + (panel + p) * PANEL + v);
-            for (int r = 0; r < count; r++) {
-                float* to = sums + r * stride + p * PANEL + v;
-                U all = load_as<U>(&lower[p][r][v]) + (load_as<U>(&upper[p][r][v]) << 8);
-                if (!begins) all = all + load_as<U>(to);
-                if (ends) store(to, to_float((I)all) * of_outputs * splat(scale[r]));
-                else store(to, all);
+// Add the groups' sums, scaled, of `count` rows and P panels.
+template <int P>
+APART void add_int8_tiles(const Matrix& m, int panel, const Walk& walk, bool begins, bool ends, const float* scales,
+                          const int32_t* of_inputs, int count, float* tile, size_t stride) {
+    alignas(64) int32_t sums[P][TILE_ROWS][PANEL];
+    const size_t groups = m.groups();
+    for (int group = 0; group < walk.tiles; group++) {
+        multiply_int8_tiles<P>(walk, group, sums);
+        for (int r = 0; r < count; r++) {
+            F scale = splat(scales[r * groups + group]);
+            I offset = splat(OFFSET * of_inputs[r * groups + group]);
+            for (int i = 0; i < P * PANEL; i += LANES) {
+                float* to = tile + r * stride + i;
+                I found = load_as<I>(&sums[i / PANEL][r][i % PANEL]) - offset;
+                store(to, fma(to_float(found), scale, begins && group == 0 ? F{} : load(to)));
             }
+        }
+    }
+    if (!ends) return;
+    for (int r = 0; r < count; r++)
+        for (int i = 0; i < P * PANEL; i += LANES) {
+            float* to = tile + r * stride + i;
+            store(to, load(to) * load(m.scales.get() + panel * PANEL + i));
         }
 }
 
@@ -161,8 +155,8 @@ inline void multiply_tiled(const Matrix& m, int panel, int panels, const Rows& r
                            size_t stride, int soon) {
     const bool whole = m.kind == INT8, single = count <= TILE_ROWS;
     const int all = tiles_of(m.kind, m.inputs), depth = single ? all : TILE_DEPTH;
-    const int together = single && !whole ? MOST_WIDE : 2, most = whole ? 1 : 2;  // panels, and sixteens of rows
-    const int part_bytes = rows.tile_rows * TILE_WIDTH, tile_bytes = part_bytes * (whole ? 2 : 1);
+    const int together = single || whole ? MOST_WIDE : 2, most = whole ? 1 : 2;  // panels, and sixteens of rows
+    const int row_bytes = rows.tile_rows * TILE_WIDTH;
     configure_tiles(rows.tile_rows);
     for (int first = 0; first < all; first += depth)
         for (int done = 0; done < panels; done += together) {
@@ -171,15 +165,25 @@ inline void multiply_tiled(const Matrix& m, int panel, int panels, const Rows& r
             const bool next = at + soon + few <= m.panels;
             for (int from = 0, turn = 0; from < count; from += most * TILE_ROWS, turn++) {
                 const int left = count - from, high = left > TILE_ROWS ? most : 1;
-                const size_t sixteenth = (row + from) / TILE_ROWS, next_rows = (size_t)all * tile_bytes;
+                const size_t sixteenth = (row + from) / TILE_ROWS, next_rows = (size_t)all * row_bytes;
                 ptrdiff_t ahead = single ? TILES_AHEAD : turn == 1 && next ? (ptrdiff_t)(soon * m.panel_bytes) : 0;
-                Walk walk = {rows.tiles + sixteenth * next_rows + (size_t)first * tile_bytes, next_rows, part_bytes,
+                Walk walk = {rows.tiles + sixteenth * next_rows + (size_t)first * row_bytes, next_rows, row_bytes,
                              m.panel(at) + (size_t)first * TILE_BYTES, m.panel_bytes, tiles, ahead};
                 float* sums = tile + from * stride + done * PANEL;
-                if (whole)
-                    add_int8_tiles(m, at, few, walk, begins, ends, rows.scale + row + from,
-                                   std::min(left, TILE_ROWS), sums, stride);
-                else add_bfloat16_tiles(high, few, walk, begins, sums, stride);
+                if (!whole) {
+                    add_bfloat16_tiles(high, few, walk, begins, sums, stride);
+                    continue;
+                }
+                const size_t group = (size_t)(row + from) * all + first;
+                const float* scales = rows.scales + group;
+                const int32_t* of_inputs = rows.sums + group;
+                const int here = std::min(left, TILE_ROWS);
+                switch (few) {
+                case 1: add_int8_tiles<1>(m, at, walk, begins, ends, scales, of_inputs, here, sums, stride); break;
+                case 2: add_int8_tiles<2>(m, at, walk, begins, ends, scales, of_inputs, here, sums, stride); break;
+                case 3: add_int8_tiles<3>(m, at, walk, begins, ends, scales, of_inputs, here, sums, stride); break;
+                case 4: add_int8_tiles<4>(m, at, walk, begins, ends, scales, of_inputs, here, sums, stride); break;
+                }
             }
         }
 }

@@ -37,9 +37,7 @@ constexpr int PARTS = PANEL / LANES;    // vectors of a panel
 typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
 typedef uint32_t U __attribute__((vector_size(4 * LANES)));
-typedef int16_t S __attribute__((vector_size(4 * LANES)));
-typedef uint16_t US __attribute__((vector_size(4 * LANES)));
-typedef int8_t HALF_BYTES __attribute__((vector_size(2 * LANES)));
+typedef int8_t B __attribute__((vector_size(4 * LANES)));
 typedef int8_t FEW_BYTES __attribute__((vector_size(LANES)));
 
 template <class V, class T> INLINE V load_as(const T* from) {
@@ -75,42 +73,66 @@ INLINE F fma(F a, F b, F c) {
 #endif
 }
 
-// A pair of int16 in every lane: two neighbouring inputs of a row.
-INLINE S splat_pair(const int16_t* from) {
-    int32_t both;
-    memcpy(&both, from, 4);
-    return (S)splat(both);
+INLINE F to_float(I v) { return __builtin_convertvector(v, F); }
+INLINE F even_half(U pairs) { return (F)(pairs << 16); }             // bfloat16 is the upper half of a float32
+INLINE F odd_half(U pairs) { return (F)(pairs & 0xffff0000u); }
+
+// The same four bytes in every lane: neighbouring inputs of a row, two bfloat16 or four int8.
+INLINE I splat_bytes(const void* from) {
+    int32_t four;
+    memcpy(&four, from, 4);
+    return splat(four);
 }
 
-// acc + a[2i] b[2i] + a[2i + 1] b[2i + 1], exactly.
-INLINE I pair_sum(I acc, S a, S b) {
-#if defined(UNDERLAY_AVX512) && defined(__AVX512VNNI__)
-    return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
-#elif defined(UNDERLAY_AVX512)
-    return acc + (I)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(UNDERLAY_AVX2) && defined(__AVXVNNI__)
-    return (I)_mm256_dpwssd_avx_epi32((__m256i)acc, (__m256i)a, (__m256i)b);
-#elif defined(UNDERLAY_AVX2)
-    return acc + (I)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(UNDERLAY_NEON)
-    int32x4_t low = vmull_s16(vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
-    int32x4_t high = vmull_s16(vget_high_s16((int16x8_t)a), vget_high_s16((int16x8_t)b));
-    return acc + (I)vcombine_s32(vpadd_s32(vget_low_s32(low), vget_high_s32(low)),
-                                 vpadd_s32(vget_low_s32(high), vget_high_s32(high)));
+// acc + a[2i] b[2i] + a[2i + 1] b[2i + 1] of bfloat16, where it is PAIRED; the processor says in which order it rounds.
+#if defined(UNDERLAY_AVX512) && defined(__AVX512BF16__)
+constexpr bool PAIRED = true;
+INLINE F pair_sum(F acc, I a, I b) { return (F)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b); }
 #else
-    for (int i = 0; i < LANES; i++) acc[i] += (int32_t)a[2 * i] * b[2 * i] + (int32_t)a[2 * i + 1] * b[2 * i + 1];
-    return acc;
+#if defined(UNDERLAY_EMULATED)
+constexpr bool PAIRED = true;
+#else
+constexpr bool PAIRED = false;
 #endif
+INLINE F pair_sum(F acc, I a, I b) {
+    return fma(odd_half((U)a), odd_half((U)b), fma(even_half((U)a), even_half((U)b), acc));
 }
+#endif
 
-// 2 * LANES int8 to int16.
-INLINE S widen_pairs(const int8_t* from) {
-#if defined(UNDERLAY_AVX512)
-    return (S)_mm512_cvtepi8_epi16(load_as<__m256i>(from));
-#elif defined(UNDERLAY_AVX2)
-    return (S)_mm256_cvtepi8_epi16(load_as<__m128i>(from));
+// acc + the four products of each lane, exactly. Inputs are -127 to 127. Weights have OFFSET added, so that they are 0 to
+// 255, for processors that want them so; for others it is 0. SMALL ones are 0 to 15 everywhere.
+#if (defined(UNDERLAY_AVX512) && defined(__AVX512VNNI__)) || (defined(UNDERLAY_AVX2) && defined(__AVXVNNI__))
+constexpr int OFFSET = 128;
 #else
-    return __builtin_convertvector(load_as<HALF_BYTES>(from), S);
+constexpr int OFFSET = 0;
+#endif
+template <bool SMALL> INLINE I quad_sum(I acc, B weights, B inputs) {
+#if defined(UNDERLAY_AVX512) && defined(__AVX512VNNI__)
+    return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)weights, (__m512i)inputs);
+#elif defined(UNDERLAY_AVX512)
+    __m512i size = (__m512i)weights, x = (__m512i)inputs;
+    if constexpr (!SMALL) {
+        x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(size), _mm512_setzero_si512(), x);
+        size = _mm512_abs_epi8(size);
+    }
+    return acc + (I)_mm512_madd_epi16(_mm512_maddubs_epi16(size, x), _mm512_set1_epi16(1));
+#elif defined(UNDERLAY_AVX2) && defined(__AVXVNNI__)
+    return (I)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)weights, (__m256i)inputs);
+#elif defined(UNDERLAY_AVX2)
+    __m256i size = (__m256i)weights, x = (__m256i)inputs;
+    if constexpr (!SMALL) x = _mm256_sign_epi8(x, size), size = _mm256_abs_epi8(size);
+    return acc + (I)_mm256_madd_epi16(_mm256_maddubs_epi16(size, x), _mm256_set1_epi16(1));
+#elif defined(UNDERLAY_NEON) && defined(__ARM_FEATURE_DOTPROD)
+    return (I)vdotq_s32((int32x4_t)acc, (int8x16_t)weights, (int8x16_t)inputs);
+#elif defined(UNDERLAY_NEON)
+    int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)weights), vget_low_s8((int8x16_t)inputs));
+    int16x8_t high = vmull_s8(vget_high_s8((int8x16_t)weights), vget_high_s8((int8x16_t)inputs));
+    int32x4_t first = vpaddlq_s16(low), second = vpaddlq_s16(high);
+    return acc + (I)vcombine_s32(vpadd_s32(vget_low_s32(first), vget_high_s32(first)),
+                                 vpadd_s32(vget_low_s32(second), vget_high_s32(second)));
+#else
+    for (int i = 0; i < 4 * LANES; i++) acc[i / 4] += weights[i] * inputs[i];
+    return acc;
 #endif
 }
 
@@ -125,9 +147,6 @@ INLINE F widen(const int8_t* from) {
 #endif
 }
 
-INLINE F to_float(I v) { return __builtin_convertvector(v, F); }
-INLINE F even_half(U pairs) { return (F)(pairs << 16); }             // bfloat16 is the upper half of a float32
-INLINE F odd_half(U pairs) { return (F)(pairs & 0xffff0000u); }
 
 INLINE F larger(F a, F b) { return a > b ? a : b; }
 INLINE F within(F x, float low, float high) {
@@ -144,9 +163,28 @@ INLINE float sum(F v) {
     return lanes[0];
 }
 INLINE float largest(F v) {
+#if defined(UNDERLAY_AVX512)
+    return _mm512_reduce_max_ps((__m512)v);
+#elif defined(UNDERLAY_AVX2)
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+#else
     float most = v[0];
     for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
     return most;
+#endif
+}
+
+// Of what fits into int8.
+INLINE FEW_BYTES narrow(I v) {
+#if defined(UNDERLAY_AVX2)
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+    int64_t bytes = _mm_cvtsi128_si64(_mm_packs_epi16(words, words));
+    return load_as<FEW_BYTES>(&bytes);
+#else
+    return __builtin_convertvector(v, FEW_BYTES);
+#endif
 }
 
 // e^x within 2 units in the last place; 0 below -87.3, where float32 ends.
