@@ -43,31 +43,46 @@ inline float quantise_int8(const float* x, int count, int8_t* to, size_t stride)
     return scale;
 }
 
-// Keep the key and value of a place.
-inline void keep(const Seen& seen, int place, const float* key, const float* value) {
-    int block = place / BLOCK, at = place % BLOCK, channels = seen.cache.channels, real = seen.cache.real;
+// Keep the keys and values [count][stride] of places in one block.
+inline void keep(const Seen& seen, int place, int count, const float* keys, const float* values, size_t stride) {
+    const int block = place / BLOCK, at = place % BLOCK, channels = seen.cache.channels, real = seen.cache.real;
     char *k = seen.keys(block), *v = seen.values(block);
     switch (seen.cache.kind) {
     case FLOAT32:
-        for (int c = 0; c < real; c++) ((float*)k)[c * BLOCK + at] = key[c];
-        memcpy((float*)v + (size_t)at * channels, value, real * sizeof(float));
+        for (int i = 0; i < count; i++) {
+            for (int c = 0; c < real; c++) ((float*)k)[c * BLOCK + at + i] = keys[i * stride + c];
+            memcpy((float*)v + (size_t)(at + i) * channels, values + i * stride, real * sizeof(float));
+        }
         break;
     case BFLOAT16:
         for (int first = 0; first < real; first += 64) {
-            int count = std::min(64, real - first);
-            uint16_t half[64];
-            to_bfloat16(key + first, count, half);
-            if (count % 2) half[count] = 0;
-            for (int c = 0; c < count; c += 2)
-                memcpy((uint32_t*)k + (first + c) / 2 * BLOCK + at, half + c, sizeof(uint32_t));
-            to_bfloat16(value + first, count, half);
-            // One by one: another thread may write the other place of a pair.
-            for (int c = 0; c < count; c++) ((uint16_t*)v)[(at / 2 * channels + first + c) * 2 + at % 2] = half[c];
+            const int some = std::min(64, real - first);
+            uint16_t half[BLOCK][64];
+            for (int i = 0; i < count; i++) {
+                to_bfloat16(keys + i * stride + first, some, half[i]);
+                if (some % 2) half[i][some] = 0;
+            }
+            for (int c = 0; c < some; c += 2)
+                for (int i = 0; i < count; i++)
+                    memcpy((uint32_t*)k + (first + c) / 2 * BLOCK + at + i, half[i] + c, sizeof(uint32_t));
+            for (int i = 0; i < count; i++) to_bfloat16(values + i * stride + first, some, half[i]);
+            for (int i = 0; i < count; i++) {
+                const int here = at + i;
+                uint16_t* to = (uint16_t*)v + ((size_t)(here / 2) * channels + first) * 2;
+                if (here % 2 == 0 && i + 1 < count) {
+                    for (int c = 0; c < some; c++) to[2 * c] = half[i][c], to[2 * c + 1] = half[i + 1][c];
+                    i++;
+                } else
+                    for (int c = 0; c < some; c++) to[2 * c + here % 2] = half[i][c];
+            }
         }
         break;
     default:
-        seen.key_scales(block)[at] = quantise_int8(key, real, (int8_t*)k + at, BLOCK);
-        seen.value_scales(block)[at] = quantise_int8(value, real, (int8_t*)v + (size_t)at * channels, 1);
+        for (int i = 0; i < count; i++) {
+            const float *key = keys + i * stride, *value = values + i * stride;
+            seen.key_scales(block)[at + i] = quantise_int8(key, real, (int8_t*)k + at + i, BLOCK);
+            seen.value_scales(block)[at + i] = quantise_int8(value, real, (int8_t*)v + (size_t)(at + i) * channels, 1);
+        }
     }
 }
 

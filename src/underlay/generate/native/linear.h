@@ -21,7 +21,7 @@ constexpr int TOGETHER = ROOMY ? MOST_WIDE : 2;  // panels that many rows go thr
 // By kind: rows of one product, as many as registers hold, and inputs walked at a time by many rows, so that panels
 // stay in L1.
 constexpr int ROWS[] = {MOST_ROWS, ROOMY ? MOST_ROWS : 4, ROOMY ? MOST_ROWS : 4, ROOMY ? MOST_ROWS : 4};
-constexpr int DEPTHS[] = {ROOMY ? 96 : 192, ROOMY ? 192 : 384, 512, 512};
+constexpr int DEPTHS[] = {ROOMY ? 96 : 192, ROOMY ? 192 : 384, ROOMY ? 1024 : 512, ROOMY ? 1024 : 512};
 constexpr int WIDENED = ROOMY || PAIRED ? 1 << 30 : 24;  // rows from which on bfloat16 is widened
 constexpr size_t WIDE_BYTES = DEPTHS[FLOAT32] * PANEL * sizeof(float);  // of a stretch of a panel
 
@@ -136,7 +136,7 @@ APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, i
                 UNROLL for (int v = 0; v < PARTS; v++)
                     acc[r][p][v] = splat(-(K == INT8 ? OFFSET : 8) * sums[r * groups + group]);
         const char* lines = s.base + (size_t)first / STEP * LINE;
-        for (int k = first; k < first + GROUP[K]; k += STEP, lines += LINE) {
+        _Pragma("GCC unroll 4") for (int k = first; k < first + GROUP[K]; k += STEP, lines += LINE) {
             if constexpr (FETCHES)
                 UNROLL for (int p = 0; p < P; p++) __builtin_prefetch(lines + p * apart + s.ahead, 0, 2);
             UNROLL for (int half = 0; half < STEP / 4; half++)

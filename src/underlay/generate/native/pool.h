@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -23,7 +24,7 @@ inline void breathe() {
 
 class Pool {
   public:
-    explicit Pool(int threads) : size(threads) {
+    explicit Pool(int threads) : size(threads), next(new Counter[threads]) {
         for (int index = 1; index < threads; index++) others.emplace_back([this, index] { serve(index); });
     }
     ~Pool() {
@@ -38,7 +39,7 @@ class Pool {
     // All threads, the caller as number 0, do `work(number)`; returns when all have.
     void run(const std::function<void(int)>& work) {
         job = &work;
-        next.store(0, std::memory_order_relaxed);
+        begin();
         wake();
         work(0);
         barrier();
@@ -46,14 +47,11 @@ class Pool {
 
     // All threads wait for all; what was written before can be read after. Begins a new round of `take`.
     void barrier() {
-        if (size == 1) {
-            next.store(0, std::memory_order_relaxed);
-            return;
-        }
+        if (size == 1) return begin();
         int mine = generation.load(std::memory_order_acquire);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
             arrived.store(0, std::memory_order_relaxed);
-            next.store(0, std::memory_order_relaxed);
+            begin();
             generation.store(mine + 1, std::memory_order_release);
             return;
         }
@@ -62,12 +60,20 @@ class Pool {
             else sched_yield();
     }
 
-    // The first of `count` units that nobody has taken since the last barrier.
-    int take(int count) { return next.fetch_add(count, std::memory_order_relaxed); }
+    // The first of `count` units that nobody has taken since the last barrier. There are as many lists of units as threads.
+    int take(int count, int list = 0) { return next[list].taken.fetch_add(count, std::memory_order_relaxed); }
 
   private:
     static constexpr int PATIENCE = 2000;
     static constexpr auto AWAKE = std::chrono::microseconds(50);
+
+    struct alignas(64) Counter {
+        std::atomic<int> taken{0};
+    };
+
+    void begin() {
+        for (int list = 0; list < size; list++) next[list].taken.store(0, std::memory_order_relaxed);
+    }
 
     void wake() {
         calls.fetch_add(1);
@@ -102,7 +108,7 @@ class Pool {
     std::atomic<int> asleep{0};
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<int> generation{0};
-    alignas(64) std::atomic<int> next{0};
+    std::unique_ptr<Counter[]> next;
 };
 
 }  // namespace underlay

@@ -7,10 +7,12 @@
 namespace underlay {
 
 constexpr int FEW = 3;                   // rows up to which each thread prepares all of them for itself
+constexpr int PART = 32;                 // rows for each thread from which on each has its own
 constexpr int TILE_STRIDE = MOST_WIDE * PANEL;
 
 // What each thread has for itself, kept from step to step.
 struct Desk {
+    int number;
     Buffer<float> tile, second_tile;
     Prepared prepared;                   // FEW rows
     AttentionScratch attention;
@@ -60,7 +62,8 @@ class Step {
 
     void thread(int number) {
         Desk& desk = t.desks[number];
-        each(count, 1, [&](int row) { embed(row); });
+        desk.number = number;
+        each_at_home(desk, part_rows, 1, [&](int row) { embed(row); });
         model.pool.barrier();
         for (int index = 0; index < shape.depth; index++) block(desk, index);
         head(desk);
@@ -82,7 +85,9 @@ class Step {
     size_t width, wide, kv_wide, hidden, deepest;
     int group;
     bool adapted = false, alone;         // alone: every row is of a sequence of its own, and wanted
-    std::vector<std::pair<int, int>> stretches;  // first row and rows: queries that go through attention together
+    std::vector<std::pair<int, int>> stretches;  // first row and rows, whose places are in the same block
+    int parts;                           // of the rows, whose numbers stay with one core where there are many
+    std::vector<int> part_rows, part_stretches;  // where each part begins, and the last one ends
 
     void lay() {
         size_t many = std::max(count, 16);
@@ -112,11 +117,20 @@ class Step {
     }
 
     void stretch() {
-        int together = std::max(1, 4 * MOST_ROWS / group);
         stretches.clear();
-        for (int row = 0, work = -1; row < count; work = rows[row++].work)
-            if (rows[row].work == work && stretches.back().second < together) stretches.back().second++;
+        for (int row = 0; row < count; row++) {
+            const Row &here = rows[row], &before = rows[row ? row - 1 : 0];
+            bool together = row && here.work == before.work && here.place / BLOCK == before.place / BLOCK;
+            if (together) stretches.back().second++;
             else stretches.emplace_back(row, 1);
+        }
+        parts = count >= PART * model.pool.size ? model.pool.size : 1;
+        part_rows.assign(1, 0), part_stretches.assign(1, 0);
+        for (int part = 1, stretch = 0; part <= parts; part++) {
+            int end = part == parts ? count : count * part / parts / TILE_ROWS * TILE_ROWS;
+            while (stretch < (int)stretches.size() && stretches[stretch].first < end) stretch++;
+            part_rows.push_back(end), part_stretches.push_back(stretch);
+        }
     }
 
     // Go on with the rows whose logits are wanted, and no others.
@@ -145,6 +159,14 @@ class Step {
             for (int unit = first; unit < std::min(first + grain, units); unit++) what(unit);
     }
 
+    // Units of all parts, `each` of what a part has; one's own come first, then those that others have not come to.
+    template <class Do> void each_at_home(const Desk& desk, const std::vector<int>& starts, int each, const Do& what) {
+        for (int i = 0; i < parts; i++) {
+            int part = (desk.number + i) % parts, first = starts[part] * each, end = starts[part + 1] * each;
+            for (int unit; (unit = first + model.pool.take(1, part)) < end;) what(unit);
+        }
+    }
+
     void embed(int row) {
         float* x = t.x.get() + row * width;
         size_t token = rows[row].token;
@@ -167,15 +189,15 @@ class Step {
         const Norm& before = layer.norms[BEFORE_ATTENTION];
         if (index + 1 < shape.depth || (int)wanted.size() == count) {
             multiply_all(desk, t.x.get(), width, before, asking, 3);
-            refine(index, true, true);
+            refine(desk, index, true, true);
         } else {
             // Of a row whose logits are not wanted, later tokens want the keys and values, and nobody the rest.
             multiply_all(desk, t.x.get(), width, before, asking + 1, 2);
-            refine(index, false, true);
+            refine(desk, index, false, true);
             if (wanted.empty()) return;
             narrow();
             multiply_all(desk, t.x.get(), width, before, asking, 1);
-            refine(index, true, false);
+            refine(desk, index, true, false);
         }
         attention(desk, index);
         add(desk, t.mixed.get(), wide, m[OUTPUT], slot + OUTPUT, layer, layer.norms[AFTER_ATTENTION]);
@@ -197,7 +219,7 @@ class Step {
         if (after) product[0].out = t.change.get(), product[0].into = Into::STORE;
         multiply_all(desk, from, stride, none, product, 1);
         if (!after) return;
-        each(count, 1, [&](int row) {
+        each_at_home(desk, part_rows, 1, [&](int row) {
             float *x = t.x.get() + row * width, *change = t.change.get() + row * width;
             if (!layer.settings.post_norm) normalise(after, change, change);
             for (size_t i = 0; i < width; i += LANES) store(x + i, load(x + i) + load(change + i));
@@ -226,7 +248,8 @@ class Step {
         if (few)
             for (int row = 0; row < many; row++) one(row);
         else {
-            each(many, 1, one);
+            if (picked) each(many, 1, one);
+            else each_at_home(desk, part_rows, 1, one);
             model.pool.barrier();
         }
         return prepared.rows(matrix, stride, many);
@@ -285,31 +308,34 @@ class Step {
                           const std::vector<int>* picked) {
         int panels = 0;
         for (int i = 0; i < number; i++) panels += products[i].matrix->panels;
-        int wide_by = std::max(1, std::min(MOST_WIDE, panels / (2 * model.pool.size)));
+        const bool split = parts > 1 && !picked;
+        const int threads = split ? 1 : model.pool.size;  // that share the panels
+        const int wide_by = std::max(1, std::min(MOST_WIDE, panels / (2 * threads))), soon = wide_by * threads;
         int units = 0;
         for (int i = 0; i < number; i++) units += (products[i].matrix->panels + wide_by - 1) / wide_by;
-        each(units, 1, [&](int unit) {
-            int which = 0;
-            for (;; which++) {
-                int mine = (products[which].matrix->panels + wide_by - 1) / wide_by;
-                if (unit < mine) break;
-                unit -= mine;
-            }
-            const Product& product = products[which];
-            const int soon = wide_by * model.pool.size;
-            int panel = unit * wide_by, few = std::min(wide_by, product.matrix->panels - panel);
-            for (int row = 0; row < many; row += BAND) {
-                int band = std::min(BAND, many - row);
-                multiply(*product.matrix, panel, few, ready, first + row, band, desk.tile.get(), TILE_STRIDE, soon);
-                if (product.second)
-                    multiply(*product.second, panel, few, ready, first + row, band, desk.second_tile.get(),
-                             TILE_STRIDE, soon);
-                for (int r = 0; r < band; r++) {
-                    int at = first + row + r, source = picked ? (*picked)[at] : at;
-                    finish(desk, product, which, panel, few, at, source, row + r, r);
+        for (int i = 0; i < (split ? parts : 1); i++) {
+            const int part = split ? (desk.number + i) % parts : 0;
+            const int begin = split ? part_rows[part] : first, end = split ? part_rows[part + 1] : first + many;
+            for (int unit; (unit = model.pool.take(1, part)) < units;) {
+                int which = 0;
+                for (;; which++) {
+                    int mine = (products[which].matrix->panels + wide_by - 1) / wide_by;
+                    if (unit < mine) break;
+                    unit -= mine;
+                }
+                const Product& product = products[which];
+                int panel = unit * wide_by, few = std::min(wide_by, product.matrix->panels - panel);
+                for (int row = begin; row < end; row += BAND) {
+                    int band = std::min(BAND, end - row);
+                    multiply(*product.matrix, panel, few, ready, row, band, desk.tile.get(), TILE_STRIDE, soon);
+                    if (product.second)
+                        multiply(*product.second, panel, few, ready, row, band, desk.second_tile.get(), TILE_STRIDE, soon);
+                    for (int r = 0; r < band; r++)
+                        finish(desk, product, which, panel, few, row + r, picked ? (*picked)[row + r] : row + r,
+                               row + r - first, r);
                 }
             }
-        });
+        }
     }
 
     void finish(Desk& desk, const Product& product, int which, int panel, int panels, int row, int source, int out_row,
@@ -349,53 +375,56 @@ class Step {
     }
 
     // Finish the queries of all rows, or the keys and values and put these into their blocks.
-    void refine(int index, bool queries, bool keys) {
+    void refine(Desk& desk, int index, bool queries, bool keys) {
         const Norm &of_query = model.layers[index].norms[OF_QUERY], &of_key = model.layers[index].norms[OF_KEY];
         if ((queries && over_all(of_query)) || (keys && over_all(of_key))) {
-            each(count, 1, [&](int row) {
+            each_at_home(desk, part_rows, 1, [&](int row) {
                 float *query = t.query.get() + row * wide, *key = t.key.get() + row * kv_wide;
                 if (queries && over_all(of_query)) normalise(of_query, query, query);
                 if (keys && over_all(of_key)) normalise(of_key, key, key);
             });
             model.pool.barrier();
         }
-        if (alone) return;               // then attention does it, row by row
-        int kv_heads = shape.kv_heads;
-        each(count * kv_heads, 4, [&](int unit) {
-            if (queries) finish_queries(index, unit / kv_heads, unit % kv_heads);
-            if (keys) keep_row(index, unit / kv_heads, unit % kv_heads);
+        if (alone) return;               // then attention does it
+        each_at_home(desk, part_stretches, shape.kv_heads, [&](int unit) {
+            auto [first, number] = stretches[unit / shape.kv_heads];
+            if (queries) finish_queries(index, first, number, unit % shape.kv_heads);
+            if (keys) finish_keys(index, first, number, unit % shape.kv_heads);
         });
         model.pool.barrier();
     }
 
     void attention(Desk& desk, int index) {
-        int many = (int)stretches.size();
-        each(many * shape.kv_heads, 1, [&](int unit) {
-            auto [first, number] = stretches[unit % many];
+        each_at_home(desk, part_stretches, shape.kv_heads, [&](int unit) {
+            auto [first, number] = stretches[unit / shape.kv_heads];
+            int kv_head = unit % shape.kv_heads;
             if (alone) {
-                finish_queries(index, first, unit / many);
-                keep_row(index, first, unit / many);
+                finish_queries(index, first, number, kv_head);
+                finish_keys(index, first, number, kv_head);
             }
-            look(desk, index, first, number, unit / many);
+            look(desk, index, first, number, kv_head);
         });
         model.pool.barrier();
     }
 
-    // Of the queries that share a key-value head.
-    void finish_queries(int index, int row, int kv_head) {
+    // Those of a stretch that share a key-value head.
+    void finish_queries(int index, int first, int number, int kv_head) {
         const Layer& layer = model.layers[index];
-        float* query = t.query.get() + row * wide + kv_head * group * shape.head_dim;
-        polish(layer, layer.norms[OF_QUERY], query, group, rows[row].place);
+        for (int row = first; row < first + number; row++)
+            polish(layer, layer.norms[OF_QUERY], t.query.get() + row * wide + kv_head * group * shape.head_dim, group,
+                   rows[row].place);
     }
 
-    void keep_row(int index, int row, int kv_head) {
+    // Keys and values of a stretch.
+    void finish_keys(int index, int first, int number, int kv_head) {
         const Layer& layer = model.layers[index];
-        int size = shape.head_dim, place = rows[row].place;
-        float* key = t.key.get() + row * kv_wide + kv_head * size;
-        float* value = t.value.get() + row * kv_wide + kv_head * size;
-        polish(layer, layer.norms[OF_KEY], key, 1, place);
-        if (layer.settings.clip > 0) cut(value, size, layer.settings.clip);
-        keep(seen(row, index, kv_head), place, key, value);
+        const int size = shape.head_dim;
+        float *keys = t.key.get() + first * kv_wide + kv_head * size, *values = t.value.get() + first * kv_wide + kv_head * size;
+        for (int i = 0; i < number; i++) {
+            polish(layer, layer.norms[OF_KEY], keys + i * kv_wide, 1, rows[first + i].place);
+            if (layer.settings.clip > 0) cut(values + i * kv_wide, size, layer.settings.clip);
+        }
+        keep(seen(first, index, kv_head), rows[first].place, number, keys, values, kv_wide);
     }
 
     static void cut(float* x, int size, float clip) {
