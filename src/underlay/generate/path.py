@@ -17,6 +17,8 @@ from underlay.models.quantised import QuantisedMatrix
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 Cache = Literal["float32", "bfloat16", "int8"]
 Path = Literal["auto", "native", "plain"]
+AS_PRECISE: Mapping[Precision, Cache] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int4": "int8"}
+"""Keys and values of the native path beside weights; fewer than 8 bits would cost more than they save."""
 
 KV_SHARE = 0.5
 """Of the memory that is free, as much is taken for keys and values at most."""
@@ -47,13 +49,13 @@ def choose_runner(
         reason = _elsewhere(model) or unsupported(model)
         if reason is None:
             try:
-                return NativeRunner(model, precision, cache or _as_precise(precision), threads, quantised)
+                return NativeRunner(model, precision, cache or AS_PRECISE[precision], threads, quantised)
             except NoLibrary as error:
                 reason = str(error)
         if path == "native":
             raise UserError(f"the native path cannot run this model: {reason}")
         why = f"not native: {reason}"
-    if cache is not None and cache != _as_precise(precision):
+    if cache is not None and cache != ("float32" if precision == "float32" else "bfloat16"):
         raise UserError(f"cache: {cache} keys and values need the native path ({why})")
     return PlainRunner(model, precision, quantised, why, graphs=cuda_capture(model))
 
@@ -72,10 +74,6 @@ def _elsewhere(model: Decoder) -> str | None:
     if away is not None:
         return f"the model is on {away}"
     return None if all(type(weight) is torch.Tensor for weight in weights) else "its weights are spread over processes"
-
-
-def _as_precise(precision: Precision) -> Cache:
-    return "float32" if precision == "float32" else "bfloat16"
 
 
 def room_for(block_bytes: int, least: int, slots: int, memory: int | None) -> int:

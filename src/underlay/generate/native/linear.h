@@ -74,9 +74,15 @@ INLINE void multiply_bytes(Sums (&acc)[R][P][PARTS], const char* bytes, size_t s
 struct Stretch {
     const char* base;
     size_t apart;
-    ptrdiff_t ahead;                     // what lies so many bytes further on is fetched meanwhile; 0: nothing is
     int panel, first, last;
+    ptrdiff_t ahead;                     // what lies so many bytes further on than panels
+    unsigned fetched;                    // with these bits is fetched meanwhile
 };
+
+template <int P> INLINE void fetch(const Stretch& s, const char* line) {
+    UNROLL for (int p = 0; p < P; p++)
+        if (s.fetched >> p & 1) __builtin_prefetch(line + p * s.apart + s.ahead, 0, 2);
+}
 
 // float32 and bfloat16. tile: [R][stride].
 template <Kind K, int R, int P, bool FETCHES>
@@ -92,9 +98,7 @@ APART void multiply_floats(const Stretch& s, const Rows& rows, int row, float* t
     const char* base = s.base;
     constexpr int STEP = K == BFLOAT16 ? 2 : 1;
     for (int k = s.first; k < s.last; k += STEP) {
-        if constexpr (FETCHES)
-            UNROLL for (int p = 0; p < P; p++)
-                __builtin_prefetch(base + p * apart + (size_t)k * PANEL * 2 + s.ahead, 0, 2);
+        if constexpr (FETCHES) fetch<P>(s, base + (size_t)k * PANEL * 2);
         if constexpr (K == BFLOAT16 && PAIRED)
             multiply_bytes<R, P>(
                 acc, (const char*)(halves + k), 2 * ld,
@@ -137,8 +141,7 @@ APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, i
                     acc[r][p][v] = splat(-(K == INT8 ? OFFSET : 8) * sums[r * groups + group]);
         const char* lines = s.base + (size_t)first / STEP * LINE;
         _Pragma("GCC unroll 4") for (int k = first; k < first + GROUP[K]; k += STEP, lines += LINE) {
-            if constexpr (FETCHES)
-                UNROLL for (int p = 0; p < P; p++) __builtin_prefetch(lines + p * apart + s.ahead, 0, 2);
+            if constexpr (FETCHES) fetch<P>(s, lines);
             UNROLL for (int half = 0; half < STEP / 4; half++)
                 multiply_bytes<R, P>(
                     acc, (const char*)q + k + 4 * half, ld,
@@ -181,9 +184,9 @@ void multiply_rows(const Matrix& m, Stretch s, int panels, const Rows& rows, int
             if constexpr (K == FLOAT32 || K == BFLOAT16) multiply_floats<K, R, N, FETCHES>(s, rows, row, tile, stride);
             else multiply_whole<K, R, N, FETCHES>(m, s, rows, row, tile, stride);
         };
-        if (K != FLOAT32 && s.ahead) product(std::bool_constant<K != FLOAT32>{});
+        if (K != FLOAT32 && s.fetched) product(std::bool_constant<K != FLOAT32>{});
         else product(std::false_type{});
-        s.base += N * s.apart, s.panel += N, tile += N * PANEL, panels -= N;
+        s.base += N * s.apart, s.panel += N, s.fetched >>= N, tile += N * PANEL, panels -= N;
     };
     while (panels >= P) some(std::integral_constant<int, P>{});
     if constexpr (P > 2)
@@ -221,7 +224,7 @@ inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, i
     for (int first = 0; first < m.inputs; first += depth)
         for (int done = 0; done < panels; done += together) {
             int last = std::min(first + depth, m.inputs), few = std::min(together, panels - done);
-            Stretch s = {m.panel(panel + done), m.panel_bytes, 0, panel + done, first, last};
+            Stretch s = {m.panel(panel + done), m.panel_bytes, panel + done, first, last, (ptrdiff_t)(soon * m.panel_bytes), 0};
             if (widened) {
                 for (int p = 0; p < few; p++)
                     widen_bfloat16(s.base + p * s.apart, first, last, (float*)(wide + p * WIDE_BYTES));
@@ -230,8 +233,9 @@ inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, i
             for (int bunch = 0; bunch < bunches; bunch++) {
                 int from = count * bunch / bunches, many = count * (bunch + 1) / bunches - from;
                 float* to = tile + from * stride + done * PANEL;
-                bool fetches = bunch == 1 && panel + done + soon + few <= m.panels;
-                s.ahead = fetches ? soon * m.panel_bytes : 0;
+                s.fetched = 0;           // all bunches fetch their share; one alone waits for memory anyway
+                for (int p = bunch; bunches > 1 && p < few; p += bunches)
+                    if (panel + done + p + soon < m.panels) s.fetched |= 1u << p;
                 switch (kind) {
                 case FLOAT32: multiply_kind<FLOAT32>(m, s, few, rows, row + from, many, to, stride); break;
                 case BFLOAT16: multiply_kind<BFLOAT16>(m, s, few, rows, row + from, many, to, stride); break;
