@@ -10,6 +10,9 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <pthread.h>
+#endif
 #include <sched.h>
 
 namespace underlay {
@@ -78,9 +81,24 @@ class Pool {
     void wake() {
         calls.fetch_add(1);
         if (asleep.load()) {
+            step_aside();
             std::lock_guard<std::mutex> hold(mutex);
             bell.notify_all();
         }
+    }
+
+    // Have threads that sleep wake up elsewhere than here. Systems on virtual machines may take cores that sleep for cores
+    // that are taken away, and wake all on the caller's, where they wait for each other until it is noticed: milliseconds.
+    void step_aside() {
+#if defined(__linux__)
+        int here = sched_getcpu();
+        cpu_set_t allowed;
+        if (here < 0 || here == left_alone || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+        if (CPU_COUNT(&allowed) < size) return;
+        CPU_CLR(here, &allowed);
+        for (auto& thread : others) pthread_setaffinity_np(thread.native_handle(), sizeof allowed, &allowed);
+        left_alone = here;
+#endif
     }
 
     void serve(int index) {
@@ -100,6 +118,7 @@ class Pool {
     }
 
     std::vector<std::thread> others;
+    int left_alone = -1;                 // the core that these keep away from
     const std::function<void(int)>* job = nullptr;
     std::mutex mutex;
     std::condition_variable bell;
