@@ -102,8 +102,8 @@ INLINE void meet(const Seen& seen, int block, int end, const float* query, size_
         // The next blocks and the values are wanted soon, and lie apart, which the processor does not foresee.
         if (c * BLOCK * BYTES % 64 == 0)
             UNROLL for (int p = 0; p < P; p++) {
-                __builtin_prefetch(next[p] + c * BLOCK * BYTES, 0, 2);
-                __builtin_prefetch(keys[p] + values + c * BLOCK * BYTES, 0, 2);
+                __builtin_prefetch(next[p] + c * BLOCK * BYTES, 0, 0);
+                __builtin_prefetch(keys[p] + values + c * BLOCK * BYTES, 0, 0);
             }
         UNROLL for (int half = 0; half < STEP; half++)
             UNROLL for (int p = 0; p < P; p++) {

@@ -109,11 +109,11 @@ void underlay_matrix(Native* native, int32_t slot, int32_t kind, int32_t outputs
     m.kind = (Kind)kind, m.outputs = outputs, m.inputs = inputs, m.panels = (outputs + PANEL - 1) / PANEL;
     m.tiled = native->model.tiles == tile::USED && (m.kind == BFLOAT16 || m.kind == INT8);
     m.panel_bytes = panel_bytes(m.kind, inputs, m.tiled);
-    m.data.reserve(m.panels * m.panel_bytes);
+    m.data = native->model.arena.take<char>(m.panels * m.panel_bytes);
     fill(m.bias, bias, outputs, m.panels * PANEL);
     if (scales) {
         size_t groups = m.kind == INT4 ? m.groups() : 1;
-        m.scales.reserve(m.panels * groups * PANEL);
+        m.scales = native->model.arena.take<float>(m.panels * groups * PANEL);
         for (int j = 0; j < outputs; j++)
             for (size_t group = 0; group < groups; group++)
                 m.scales[(j / PANEL * groups + group) * PANEL + j % PANEL] = scales[j * groups + group];

@@ -156,7 +156,7 @@ APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, i
             UNROLL for (int v = 0; v < PARTS; v++) {
                 F of_outputs{};
                 if constexpr (K == INT4)
-                    of_outputs = load(m.scales.get() + ((s.panel + p) * groups + group) * PANEL + v * LANES);
+                    of_outputs = load(m.scales + ((s.panel + p) * groups + group) * PANEL + v * LANES);
                 UNROLL for (int r = 0; r < R; r++) {
                     F found = to_float(acc[r][p][v]), scale = splat(scales[r * groups + group]);
                     if constexpr (K == INT4) found = found * of_outputs;
@@ -167,7 +167,7 @@ APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, i
     UNROLL for (int p = 0; p < P; p++)
         UNROLL for (int v = 0; v < PARTS; v++) {
             F of_outputs = splat(1.0f);
-            if (K == INT8 && s.last == m.inputs) of_outputs = load(m.scales.get() + (s.panel + p) * PANEL + v * LANES);
+            if (K == INT8 && s.last == m.inputs) of_outputs = load(m.scales + (s.panel + p) * PANEL + v * LANES);
             UNROLL for (int r = 0; r < R; r++)
                 store(tile + r * stride + p * PANEL + v * LANES, total[r][p][v] * of_outputs);
         }

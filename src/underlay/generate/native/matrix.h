@@ -24,11 +24,11 @@ struct Matrix {
     bool tiled = false;
     int outputs = 0, inputs = 0, panels = 0;
     size_t panel_bytes = 0;
-    Buffer<char> data;
-    Buffer<float> scales;                // int8: [panel][16], int4: [panel][group][16]
+    char* data = nullptr;
+    float* scales = nullptr;             // int8: [panel][16], int4: [panel][group][16]
     Buffer<float> bias;                  // [panel][16], or none
 
-    const char* panel(int index) const { return data.get() + index * panel_bytes; }
+    const char* panel(int index) const { return data + index * panel_bytes; }
     int groups() const { return (inputs + GROUP[kind] - 1) / GROUP[kind]; }
 };
 
@@ -61,7 +61,7 @@ inline size_t panel_bytes(Kind kind, int inputs, bool tiled) {
 
 // One panel; weight: (outputs, inputs) float32, or int8 for the integers.
 inline void pack_panel(Matrix& m, int panel, const void* weight) {
-    char* to = m.data.get() + panel * m.panel_bytes;
+    char* to = m.data + panel * m.panel_bytes;
     int columns = std::min(PANEL, m.outputs - panel * PANEL);
     for (int j = 0; j < columns; j++) {
         size_t start = (size_t)(panel * PANEL + j) * m.inputs;

@@ -58,6 +58,7 @@ struct Row {
 
 struct Model {
     Shape shape;
+    Arena arena;                         // of matrices
     std::vector<Layer> layers;
     Matrix head;
     Norm norm;

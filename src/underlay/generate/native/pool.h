@@ -68,7 +68,7 @@ class Pool {
 
   private:
     static constexpr int PATIENCE = 2000;
-    static constexpr auto AWAKE = std::chrono::microseconds(50);
+    static constexpr auto AWAKE = std::chrono::microseconds(300);
 
     struct alignas(64) Counter {
         std::atomic<int> taken{0};

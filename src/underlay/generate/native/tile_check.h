@@ -25,10 +25,11 @@ inline bool tiles_are_right(Kind kind) {
         weight[i] = from_bfloat16(to_bfloat16((float)random(-999, 999) / 100));
         whole[i] = (int8_t)random(-127, 127);
     }
+    Arena arena;
     Matrix m;
     m.kind = kind, m.tiled = true, m.outputs = OUTPUTS, m.inputs = INPUTS, m.panels = (OUTPUTS + PANEL - 1) / PANEL;
     m.panel_bytes = panel_bytes(kind, INPUTS, true);
-    m.data.reserve(m.panels * m.panel_bytes), m.scales.reserve(m.panels * PANEL);
+    m.data = arena.take<char>(m.panels * m.panel_bytes), m.scales = arena.take<float>(m.panels * PANEL);
     for (int j = 0; j < OUTPUTS; j++) m.scales[j] = 0.25f;
     for (int panel = 0; panel < m.panels; panel++)
         pack_panel(m, panel, kind == INT8 ? (const void*)whole.data() : weight.data());

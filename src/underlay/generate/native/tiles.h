@@ -135,7 +135,7 @@ APART void add_int8_tiles(const Matrix& m, int panel, const Walk& walk, bool beg
     for (int r = 0; r < count; r++)
         for (int i = 0; i < P * PANEL; i += LANES) {
             float* to = tile + r * stride + i;
-            store(to, load(to) * load(m.scales.get() + panel * PANEL + i));
+            store(to, load(to) * load(m.scales + panel * PANEL + i));
         }
 }
 
