@@ -35,12 +35,22 @@ struct Seen {
     float* value_scales(int block) const { return key_scales(block) + BLOCK; }
 };
 
+// Returns the scale; to[i * stride].
 inline float quantise_int8(const float* x, int count, int8_t* to, size_t stride) {
-    float most = 0;
-    for (int i = 0; i < count; i++) most = std::max(most, std::fabs(x[i]));
-    float scale = most / 127, inverse = most > 0 ? 127 / most : 0;
-    for (int i = 0; i < count; i++) to[i * stride] = (int8_t)std::nearbyintf(x[i] * inverse);
-    return scale;
+    const int whole = count / LANES * LANES;
+    F most{};
+    for (int i = 0; i < whole; i += LANES) most = larger(most, magnitude(load(x + i)));
+    float top = largest(most);
+    for (int i = whole; i < count; i++) top = std::max(top, std::fabs(x[i]));
+    const float inverse = top > 1e-30f ? 127 / top : 0;
+    for (int i = 0; i < whole; i += LANES) {
+        FEW_BYTES few = narrow(nearest(load(x + i), inverse));
+        if (stride == 1) store(to + i, few);
+        else
+            UNROLL for (int lane = 0; lane < LANES; lane++) to[(i + lane) * stride] = few[lane];
+    }
+    for (int i = whole; i < count; i++) to[i * stride] = (int8_t)std::nearbyintf(x[i] * inverse);
+    return top / 127;
 }
 
 // Keep the keys and values [count][stride] of places in one block.

@@ -78,11 +78,10 @@ inline void quantise_row(Kind kind, const float* x, int width, int8_t* q, float*
         F most{};
         for (int i = first; i < end; i += LANES) most = larger(most, magnitude(load(x + i)));
         const float top = largest(most);
-        const F inverse = splat(top > 1e-30f ? 127 / top : 0);
+        const float inverse = top > 1e-30f ? 127 / top : 0;
         I sum{};
         for (int i = first; i < end; i += LANES) {
-            F rounded = fma(load(x + i), inverse, splat(12582912.0f)) - 12582912.0f;
-            I whole = __builtin_convertvector(rounded, I);
+            I whole = nearest(load(x + i), inverse);
             sum = sum + whole;
             store(q + i, narrow(whole));
         }

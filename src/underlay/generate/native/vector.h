@@ -176,6 +176,11 @@ INLINE float largest(F v) {
 #endif
 }
 
+// The integers nearest to x * by, which are not large.
+INLINE I nearest(F x, float by) {
+    return __builtin_convertvector(fma(x, splat(by), splat(12582912.0f)) - 12582912.0f, I);
+}
+
 // Of what fits into int8.
 INLINE FEW_BYTES narrow(I v) {
 #if defined(UNDERLAY_AVX2)
