@@ -3,12 +3,12 @@
 #pragma once
 
 #include "model.h"
+#include "product.h"
 
 namespace underlay {
 
 constexpr int FEW = 3;                   // rows up to which each thread prepares all of them for itself
 constexpr int PART = 32;                 // rows for each thread from which on each has its own
-constexpr int TILE_STRIDE = MOST_WIDE * PANEL;
 
 // What each thread has for itself, kept from step to step.
 struct Desk {
@@ -24,20 +24,6 @@ struct Table {
     Buffer<float> x, query, key, value, mixed, hidden, change, thin, logits;
     Prepared prepared;
     std::vector<Desk> desks;
-};
-
-enum class Into { STORE, ADD, ACTIVATE, GATE };
-
-// Where the product with a matrix goes. The padding of `out` is written too, with zeros, unless `exact`.
-struct Product {
-    const Matrix* matrix;
-    int slot;                            // of its changes by adapters
-    float* out;
-    size_t stride;
-    Into into = Into::STORE;
-    const Matrix* second = nullptr;      // GATE: activation(matrix) * second
-    bool exact = false;
-    float softcap = 0;
 };
 
 class Step {
@@ -281,7 +267,18 @@ class Step {
         }
     }
 
-    // The second half: up (down x), added to a tile.
+    // The second half: up (down x), added to the tiles of some rows.
+    void thicken(Desk& desk, const Product& product, int which, int panel, int panels, int row, int band,
+                 const std::vector<int>* picked) {
+        for (int r = 0; r < band; r++) {
+            const int at = row + r, source = picked ? (*picked)[at] : at;
+            thicken(source, at, which, product.slot, *product.matrix, panel, panels, desk.tile.get() + r * TILE_STRIDE);
+            if (product.second)
+                thicken(source, at, 1, product.slot + 1, *product.second, panel, panels,
+                        desk.second_tile.get() + r * TILE_STRIDE);
+        }
+    }
+
     void thicken(int source, int row, int which, int slot, const Matrix& matrix, int panel, int panels, float* tile) {
         const LowRank* low = change(source, slot);
         if (!low) return;
@@ -330,41 +327,11 @@ class Step {
                     multiply(*product.matrix, panel, few, ready, row, band, desk.tile.get(), TILE_STRIDE, soon);
                     if (product.second)
                         multiply(*product.second, panel, few, ready, row, band, desk.second_tile.get(), TILE_STRIDE, soon);
-                    for (int r = 0; r < band; r++)
-                        finish(desk, product, which, panel, few, row + r, picked ? (*picked)[row + r] : row + r,
-                               row + r - first, r);
+                    if (adapted) thicken(desk, product, which, panel, few, row, band, picked);
+                    finish(product, (Activation)shape.activation, panel, few, row - first, band, desk.tile.get(),
+                           desk.second_tile.get());
                 }
             }
-        }
-    }
-
-    void finish(Desk& desk, const Product& product, int which, int panel, int panels, int row, int source, int out_row,
-                int tile_row) {
-        float* tile = desk.tile.get() + tile_row * TILE_STRIDE;
-        float* other = desk.second_tile.get() + tile_row * TILE_STRIDE;
-        const Matrix& matrix = *product.matrix;
-        if (adapted) {
-            thicken(source, row, which, product.slot, matrix, panel, panels, tile);
-            if (product.second) thicken(source, row, 1, product.slot + 1, *product.second, panel, panels, other);
-        }
-        float* to = product.out + out_row * product.stride + panel * PANEL;
-        auto bias_of = [&](const Matrix* m) { return m && m->bias ? m->bias.get() + panel * PANEL : nullptr; };
-        const float *bias = bias_of(&matrix), *other_bias = bias_of(product.second);
-        int columns = product.exact ? std::min(panels * PANEL, matrix.outputs - panel * PANEL) : panels * PANEL;
-        for (int i = 0; i < panels * PANEL; i += LANES) {
-            F v = load(tile + i);
-            if (bias) v = v + load(bias + i);
-            if (product.into == Into::ADD) v = v + load(to + i);
-            else if (product.into == Into::ACTIVATE) v = activate((Activation)shape.activation, v);
-            else if (product.into == Into::GATE) {
-                F up = load(other + i);
-                if (other_bias) up = up + load(other_bias + i);
-                v = activate((Activation)shape.activation, v) * up;
-            }
-            if (product.softcap > 0) v = splat(product.softcap) * hyperbolic_tangent(v * splat(1 / product.softcap));
-            if (i + LANES <= columns) store(to + i, v);
-            else
-                for (int lane = 0; i + lane < columns; lane++) to[i + lane] = v[lane];
         }
     }
 
