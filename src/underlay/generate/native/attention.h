@@ -225,6 +225,9 @@ void attend_rows(const Seen& seen, const Asking* asking, float softcap, Attentio
     int block = base;
     for (; block + P <= end; block += P)
         meet<K, R, P>(seen, block, end, scratch.query.get(), channels, scores + (block - base) * BLOCK, stride);
+    if constexpr (P > 2)
+        for (; block + 2 <= end; block += 2)
+            meet<K, R, 2>(seen, block, end, scratch.query.get(), channels, scores + (block - base) * BLOCK, stride);
     if constexpr (P > 1)
         for (; block < end; block++)
             meet<K, R, 1>(seen, block, end, scratch.query.get(), channels, scores + (block - base) * BLOCK, stride);

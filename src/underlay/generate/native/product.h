@@ -43,6 +43,17 @@ void finish_by(const Product& product, int panel, int panels, int row, int band,
     }
 }
 
+// What is known before a loop need not be asked within.
+template <class Do> void known(Activation which, const Do& what) {
+    switch (which) {
+    case GELU: return what(std::integral_constant<Activation, GELU>{});
+    case GELU_TANH: return what(std::integral_constant<Activation, GELU_TANH>{});
+    case SILU: return what(std::integral_constant<Activation, SILU>{});
+    case RELU: return what(std::integral_constant<Activation, RELU>{});
+    case RELU2: return what(std::integral_constant<Activation, RELU2>{});
+    }
+}
+
 inline void finish(const Product& product, Activation activation, int panel, int panels, int row, int band,
                    const float* tile, const float* second) {
     auto by = [&](const auto& change) { finish_by(product, panel, panels, row, band, tile, second, change); };
@@ -53,8 +64,10 @@ inline void finish(const Product& product, Activation activation, int panel, int
             return by([&](F v, F, const float*) { return splat(cap) * hyperbolic_tangent(v * splat(1 / cap)); });
         return by([](F v, F, const float*) { return v; });
     case Into::ADD: return by([](F v, F, const float* to) { return v + load(to); });
-    case Into::ACTIVATE: return by([&](F v, F, const float*) { return activate(activation, v); });
-    case Into::GATE: return by([&](F v, F up, const float*) { return activate(activation, v) * up; });
+    case Into::ACTIVATE:
+        return known(activation, [&](auto which) { by([=](F v, F, const float*) { return activate(which, v); }); });
+    case Into::GATE:
+        return known(activation, [&](auto which) { by([=](F v, F up, const float*) { return activate(which, v) * up; }); });
     }
 }
 

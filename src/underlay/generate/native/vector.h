@@ -205,10 +205,14 @@ INLINE F exponential(F given) {
     p = fma(p, r, splat(1.6666665459e-1f));
     p = fma(p, r, splat(5.0000001201e-1f));
     p = fma(p, r * r, r + 1.0f);
+#if defined(UNDERLAY_AVX512)
+    F result = (F)_mm512_scalef_ps((__m512)p, (__m512)turns);
+#else
     I whole = __builtin_convertvector(turns, I);
     // Two factors, since 2^128 is no float32 though e^88.7 is one.
     F first = (F)(((whole >> 1) + 127) << 23), second = (F)((whole - (whole >> 1) + 127) << 23);
     F result = p * first * second;
+#endif
     return given < splat(-87.3f) ? F{} : result;
 }
 
