@@ -71,9 +71,11 @@ class Arena {
             used = 0;
         }
         char* start = chunks.back().start + used;
-        used += bytes;
+        used += bytes, all += bytes;
         return reinterpret_cast<T*>(start);
     }
+
+    size_t taken() const { return all; }
 
   private:
     static constexpr size_t PAGE = 1 << 21, CHUNK = 32 * PAGE;
@@ -104,7 +106,7 @@ class Arena {
         }
     };
     std::vector<Chunk> chunks;
-    size_t used = 0;
+    size_t used = 0, all = 0;            // bytes of the last chunk, and of all
 };
 
 }  // namespace underlay

@@ -8,7 +8,10 @@
 namespace underlay {
 
 constexpr int FEW = 3;                   // rows up to which each thread prepares all of them for itself
-constexpr int PART = 32;                 // rows for each thread from which on each has its own
+// Rows for each thread from which on each has its own; fewer where matrices stay in the cache of each core, so that it
+// costs nothing that all read all of them.
+constexpr int PART = 32, CACHED_PART = 8;
+constexpr size_t CACHED = 16 << 20;
 
 // What each thread has for itself, kept from step to step.
 struct Desk {
@@ -110,10 +113,13 @@ class Step {
             if (together) stretches.back().second++;
             else stretches.emplace_back(row, 1);
         }
-        parts = count >= PART * model.pool.size ? model.pool.size : 1;
+        const bool tiled = model.tiles == tile::USED;
+        const int least = !tiled && model.arena.taken() <= CACHED ? CACHED_PART : PART;
+        parts = count >= least * model.pool.size ? model.pool.size : 1;
         part_rows.assign(1, 0), part_stretches.assign(1, 0);
         for (int part = 1, stretch = 0; part <= parts; part++) {
-            int end = part == parts ? count : count * part / parts / TILE_ROWS * TILE_ROWS;
+            int end = count * part / parts;
+            if (tiled && part < parts) end = end / TILE_ROWS * TILE_ROWS;
             while (stretch < (int)stretches.size() && stretches[stretch].first < end) stretch++;
             part_rows.push_back(end), part_stretches.push_back(stretch);
         }
