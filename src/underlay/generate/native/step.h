@@ -220,35 +220,31 @@ class Step {
         model.pool.barrier();
     }
 
-    // Rows as a matrix wants them. `picked`: which rows; none: all.
-    Rows prepare(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products, int number,
-                 const std::vector<int>* picked) {
+    // All rows as a matrix wants them.
+    Rows prepare(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products, int number) {
         const Matrix& matrix = *products[0].matrix;
-        if (Prepared::needless(matrix, norm) && !picked && !adapted) {
+        if (Prepared::needless(matrix, norm) && !adapted) {
             Rows as_they_are;
             as_they_are.x = from, as_they_are.stride = stride;
             return as_they_are;
         }
-        const int many = picked ? (int)picked->size() : count;
-        const bool few = many <= FEW && !adapted;
+        const bool few = count <= FEW && !adapted;
         Prepared& prepared = few ? desk.prepared : t.prepared;
         auto one = [&](int row) {
-            int source = picked ? (*picked)[row] : row;
-            const float* x = prepared.put(matrix, norm, from + source * stride, stride, row, many);
-            if (adapted) thin(x, source, row, products, number);
+            const float* x = prepared.put(matrix, norm, from + row * stride, stride, row, count);
+            if (adapted) thin(x, row, products, number);
         };
         if (few)
-            for (int row = 0; row < many; row++) one(row);
+            for (int row = 0; row < count; row++) one(row);
         else {
-            if (picked) each(many, 1, one);
-            else each_at_home(desk, part_rows, 1, one);
+            each_at_home(desk, part_rows, 1, one);
             model.pool.barrier();
         }
-        return prepared.rows(matrix, stride, many);
+        return prepared.rows(matrix, stride, count);
     }
 
-    const LowRank* change(int source, int slot) const {
-        int adapter = works[rows[source].work].adapter;
+    const LowRank* change(int row, int slot) const {
+        int adapter = works[rows[row].work].adapter;
         if (adapter < 0) return nullptr;
         const LowRank& found = model.adapters[adapter]->changes[slot];
         return found.rank ? &found : nullptr;
@@ -257,11 +253,11 @@ class Step {
     float* thin_row(int row, int which) const { return t.thin.get() + ((size_t)row * 3 + which) * thickest_; }
 
     // The first half of a row's changes by its adapter: down x.
-    void thin(const float* x, int source, int row, const Product* products, int number) {
+    void thin(const float* x, int row, const Product* products, int number) {
         for (int which = 0; which < 3; which++) {
             if (which >= number && !(products[0].second && which == 1)) break;
             int slot = products[0].second ? products[0].slot + which : products[which].slot;
-            const LowRank* low = change(source, slot);
+            const LowRank* low = change(row, slot);
             if (!low) continue;
             size_t inputs = round_up(products[0].matrix->inputs, PANEL);
             for (int r = 0; r < low->rank; r++) {
@@ -274,19 +270,16 @@ class Step {
     }
 
     // The second half: up (down x), added to the tiles of some rows.
-    void thicken(Desk& desk, const Product& product, int which, int panel, int panels, int row, int band,
-                 const std::vector<int>* picked) {
+    void thicken(Desk& desk, const Product& product, int which, int panel, int panels, int row, int band) {
         for (int r = 0; r < band; r++) {
-            const int at = row + r, source = picked ? (*picked)[at] : at;
-            thicken(source, at, which, product.slot, *product.matrix, panel, panels, desk.tile.get() + r * TILE_STRIDE);
-            if (product.second)
-                thicken(source, at, 1, product.slot + 1, *product.second, panel, panels,
-                        desk.second_tile.get() + r * TILE_STRIDE);
+            float *tile = desk.tile.get() + r * TILE_STRIDE, *second = desk.second_tile.get() + r * TILE_STRIDE;
+            thicken(row + r, which, product.slot, *product.matrix, panel, panels, tile);
+            if (product.second) thicken(row + r, 1, product.slot + 1, *product.second, panel, panels, second);
         }
     }
 
-    void thicken(int source, int row, int which, int slot, const Matrix& matrix, int panel, int panels, float* tile) {
-        const LowRank* low = change(source, slot);
+    void thicken(int row, int which, int slot, const Matrix& matrix, int panel, int panels, float* tile) {
+        const LowRank* low = change(row, slot);
         if (!low) return;
         const size_t outputs = (size_t)matrix.panels * PANEL;
         const float* up = low->up.get() + panel * PANEL;
@@ -300,18 +293,16 @@ class Step {
 
     // All rows times some matrices; ends with a barrier.
     void multiply_all(Desk& desk, const float* from, size_t stride, const Norm& norm, const Product* products,
-                      int number, const std::vector<int>* picked = nullptr) {
-        Rows ready = prepare(desk, from, stride, norm, products, number, picked);
-        int many = picked ? (int)picked->size() : count;
-        multiply_rows_of(desk, ready, 0, many, products, number, picked);
+                      int number) {
+        multiply_rows_of(desk, prepare(desk, from, stride, norm, products, number), 0, count, products, number);
         model.pool.barrier();
     }
 
-    void multiply_rows_of(Desk& desk, const Rows& ready, int first, int many, const Product* products, int number,
-                          const std::vector<int>* picked) {
+    // Rows first..first + many - 1, which become rows 0..many - 1 of the products.
+    void multiply_rows_of(Desk& desk, const Rows& ready, int first, int many, const Product* products, int number) {
         int panels = 0;
         for (int i = 0; i < number; i++) panels += products[i].matrix->panels;
-        const bool split = parts > 1 && !picked;
+        const bool split = parts > 1 && many == count;
         const int threads = split ? 1 : model.pool.size;  // that share the panels
         const int wide_by = std::max(1, std::min(MOST_WIDE, panels / (2 * threads))), soon = wide_by * threads;
         int units = 0;
@@ -333,7 +324,7 @@ class Step {
                     multiply(*product.matrix, panel, few, ready, row, band, desk.tile.get(), TILE_STRIDE, soon);
                     if (product.second)
                         multiply(*product.second, panel, few, ready, row, band, desk.second_tile.get(), TILE_STRIDE, soon);
-                    if (adapted) thicken(desk, product, which, panel, few, row, band, picked);
+                    if (adapted) thicken(desk, product, which, panel, few, row, band);
                     finish(product, (Activation)shape.activation, panel, few, row - first, band, desk.tile.get(),
                            desk.second_tile.get());
                 }
@@ -450,17 +441,18 @@ class Step {
         }
     }
 
+    // By now all rows are wanted.
     void head(Desk& desk) {
         if (wanted.empty()) return;
-        int vocabulary = shape.vocabulary, many = (int)wanted.size();
+        int vocabulary = shape.vocabulary, many = count;
         Product product[] = {{&model.head, shape.depth * SLOTS, out, (size_t)vocabulary, Into::STORE, nullptr, true,
                               shape.softcap}};
-        if (!targets) return multiply_all(desk, t.x.get(), width, model.norm, product, 1, &wanted);
-        Rows ready = prepare(desk, t.x.get(), width, model.norm, product, 1, &wanted);
+        if (!targets) return multiply_all(desk, t.x.get(), width, model.norm, product, 1);
+        Rows ready = prepare(desk, t.x.get(), width, model.norm, product, 1);
         product[0].out = t.logits.get();
         for (int first = 0; first < many; first += BAND) {
             int band = std::min(BAND, many - first);
-            multiply_rows_of(desk, ready, first, band, product, 1, &wanted);
+            multiply_rows_of(desk, ready, first, band, product, 1);
             model.pool.barrier();
             each(band, 1, [&](int row) {
                 const float* logits = t.logits.get() + (size_t)row * vocabulary;
