@@ -82,3 +82,25 @@ def test_what_blocks_held_before_changes_no_bit(kind: tuple[str, str, str]) -> N
         runner._pool.fill_(rubbish)
         blocks = list(range(7))
         assert torch.equal(read(runner, ids, blocks, chunk=33), alone(*kind, 0))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_many_answers_at_once_change_no_bit(kind: tuple[str, str, str]) -> None:
+    """So many that each thread has answers of its own."""
+    places = [seed % 37 for seed in range(20)]
+    texts = [tokens(CONTEXT, seed) for seed in range(len(places))]
+    for threads in (2, 3):
+        runner = runner_of(*kind, threads)
+        blocks = [list(range(3 * index, 3 * index + 3)) for index in range(len(texts))]
+        begun = [
+            Work(text[:place], 0, own, 0) for text, place, own in zip(texts, places, blocks, strict=True) if place > 0
+        ]
+        runner.run(begun)
+        for step in range(3):
+            works = [
+                Work([text[place + step]], place + step, own)
+                for text, place, own in zip(texts, places, blocks, strict=True)
+            ]
+            found = runner.run(works)
+            for seed, place in enumerate(places):
+                assert torch.equal(found[seed], alone(*kind, seed)[place + step])

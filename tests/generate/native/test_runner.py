@@ -1,4 +1,6 @@
 import copy
+import os
+import time
 
 import pytest
 import torch
@@ -190,3 +192,15 @@ def test_it_tells_which_path_it_is() -> None:
     said = runner_of(build(FAMILIES["llama"]), "int8", "bfloat16").describe()
     for part in ("native", "2 threads", "int8 weights", "bfloat16 keys"):
         assert part in said
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_threads_that_slept_wake_up_on_other_cores_than_the_caller() -> None:
+    before, allowed = set(os.listdir("/proc/self/task")), os.sched_getaffinity(0)
+    runner = runner_of(build(FAMILIES["llama"]))
+    (thread,) = (int(name) for name in set(os.listdir("/proc/self/task")) - before)
+    time.sleep(0.05)
+    runner.run([Work(tokens(30), 0, [0, 1])])
+    (left_alone,) = allowed - os.sched_getaffinity(thread)
+    assert left_alone in allowed
+    assert os.sched_getaffinity(0) == allowed, "the caller may go where it likes"
