@@ -20,7 +20,8 @@ constexpr int MOST_ROWS = 6;
 constexpr int TOGETHER = ROOMY ? MOST_WIDE : 2;  // panels that many rows go through side by side
 // By kind: rows of one product, as many as registers hold, and inputs walked at a time by many rows, so that panels
 // stay in L1.
-constexpr int ROWS[] = {MOST_ROWS, ROOMY ? MOST_ROWS : 4, ROOMY ? MOST_ROWS : 4, ROOMY ? MOST_ROWS : 4};
+constexpr int WHOLE_ROWS = PARTS == 1 ? 8 : ROOMY ? MOST_ROWS : 4;
+constexpr int ROWS[] = {MOST_ROWS, ROOMY ? MOST_ROWS : 4, WHOLE_ROWS, WHOLE_ROWS};
 constexpr int DEPTHS[] = {ROOMY ? 96 : 192, ROOMY ? 192 : 384, ROOMY ? 1024 : 512, ROOMY ? 1024 : 512};
 constexpr int WIDENED = ROOMY || PAIRED ? 1 << 30 : 24;  // rows from which on bfloat16 is widened
 constexpr size_t WIDE_BYTES = DEPTHS[FLOAT32] * PANEL * sizeof(float);  // of a stretch of a panel
@@ -175,8 +176,9 @@ APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, i
 
 template <Kind K, int R>
 void multiply_rows(const Matrix& m, Stretch s, int panels, const Rows& rows, int row, float* tile, size_t stride) {
-    constexpr int SUMS = K == INT8 || K == INT4 ? ACCUMULATORS / 2 : K == BFLOAT16 && !ROOMY ? ACCUMULATORS - 4 : ACCUMULATORS;
-    constexpr int P = std::max(1, std::min(MOST_WIDE, SUMS / (R * PARTS)));
+    // Of whole numbers, sums of floats are wanted once a group only; they may lie in memory.
+    constexpr int SUMS = K == INT8 || K == INT4 ? (ROOMY ? 16 : 6) : K == BFLOAT16 && !ROOMY ? ACCUMULATORS - 4 : ACCUMULATORS;
+    constexpr int MOST = std::max(1, std::min(MOST_WIDE, SUMS / (R * PARTS))), P = MOST == 3 ? 2 : MOST;
     auto some = [&](auto many) {
         constexpr int N = decltype(many)::value;
         auto product = [&](auto fetches) {
@@ -189,7 +191,7 @@ void multiply_rows(const Matrix& m, Stretch s, int panels, const Rows& rows, int
         s.base += N * s.apart, s.panel += N, s.fetched >>= N, tile += N * PANEL, panels -= N;
     };
     while (panels >= P) some(std::integral_constant<int, P>{});
-    if constexpr (P > 2)
+    if constexpr (P == 4)
         if (panels >= 2) some(std::integral_constant<int, 2>{});
     if constexpr (P > 1)
         if (panels) some(std::integral_constant<int, 1>{});
@@ -207,6 +209,8 @@ void multiply_kind(const Matrix& m, const Stretch& s, int panels, const Rows& ro
         UNDERLAY_ROWS(4)
         UNDERLAY_ROWS(5)
         UNDERLAY_ROWS(6)
+        UNDERLAY_ROWS(7)
+        UNDERLAY_ROWS(8)
     }
 #undef UNDERLAY_ROWS
 }
@@ -233,8 +237,8 @@ inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, i
             for (int bunch = 0; bunch < bunches; bunch++) {
                 int from = count * bunch / bunches, many = count * (bunch + 1) / bunches - from;
                 float* to = tile + from * stride + done * PANEL;
-                s.fetched = 0;           // all bunches fetch their share; one alone waits for memory anyway
-                for (int p = bunch; bunches > 1 && p < few; p += bunches)
+                s.fetched = 0;           // all bunches fetch their share; a few rows wait for memory anyway
+                for (int p = bunch; count >= 4 && p < few; p += bunches)
                     if (panel + done + p + soon < m.panels) s.fetched |= 1u << p;
                 switch (kind) {
                 case FLOAT32: multiply_kind<FLOAT32>(m, s, few, rows, row + from, many, to, stride); break;
