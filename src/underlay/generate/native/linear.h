@@ -76,8 +76,9 @@ struct Stretch {
     const char* base;
     size_t apart;
     int panel, first, last;
-    ptrdiff_t ahead;                     // what lies so many bytes further on than panels
+    int soon;                            // what lies so many panels further on than those
     unsigned fetched;                    // with these bits is fetched meanwhile
+    ptrdiff_t ahead;                     // the same in bytes
 };
 
 template <int P> INLINE void fetch(const Stretch& s, const char* line) {
@@ -156,8 +157,11 @@ APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, i
         UNROLL for (int p = 0; p < P; p++)
             UNROLL for (int v = 0; v < PARTS; v++) {
                 F of_outputs{};
-                if constexpr (K == INT4)
-                    of_outputs = load(m.scales + ((s.panel + p) * groups + group) * PANEL + v * LANES);
+                if constexpr (K == INT4) {
+                    const float* at = m.scales + ((s.panel + p) * groups + group) * PANEL + v * LANES;
+                    of_outputs = load(at);
+                    if (FETCHES && s.fetched >> p & 1) __builtin_prefetch(at + s.soon * groups * PANEL, 0, 2);
+                }
                 UNROLL for (int r = 0; r < R; r++) {
                     F found = to_float(acc[r][p][v]), scale = splat(scales[r * groups + group]);
                     if constexpr (K == INT4) found = found * of_outputs;
@@ -228,7 +232,7 @@ inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, i
     for (int first = 0; first < m.inputs; first += depth)
         for (int done = 0; done < panels; done += together) {
             int last = std::min(first + depth, m.inputs), few = std::min(together, panels - done);
-            Stretch s = {m.panel(panel + done), m.panel_bytes, panel + done, first, last, (ptrdiff_t)(soon * m.panel_bytes), 0};
+            Stretch s = {m.panel(panel + done), m.panel_bytes, panel + done, first, last, soon, 0, (ptrdiff_t)(soon * m.panel_bytes)};
             if (widened) {
                 for (int p = 0; p < few; p++)
                     widen_bfloat16(s.base + p * s.apart, first, last, (float*)(wide + p * WIDE_BYTES));
