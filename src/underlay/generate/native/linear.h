@@ -221,6 +221,7 @@ void multiply_kind(const Matrix& m, const Stretch& s, int panels, const Rows& ro
 
 // A band of rows (BAND at most) with a few panels (MOST_WIDE at most): tile [count][stride] = rows matrix^T. `soon`:
 // how many panels ahead those lie that this thread probably takes next; they are fetched while rows go through these.
+// Behind a matrix lies the next one.
 inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, int row, int count, float* tile,
                      size_t stride, int soon) {
     if (m.tiled) return multiply_tiled(m, panel, panels, rows, row, count, tile, stride, soon);
@@ -232,7 +233,8 @@ inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, i
     for (int first = 0; first < m.inputs; first += depth)
         for (int done = 0; done < panels; done += together) {
             int last = std::min(first + depth, m.inputs), few = std::min(together, panels - done);
-            Stretch s = {m.panel(panel + done), m.panel_bytes, panel + done, first, last, soon, 0, (ptrdiff_t)(soon * m.panel_bytes)};
+            Stretch s = {m.panel(panel + done), m.panel_bytes, panel + done, first, last, soon, 0, 0};
+            s.ahead = soon * m.panel_bytes;
             if (widened) {
                 for (int p = 0; p < few; p++)
                     widen_bfloat16(s.base + p * s.apart, first, last, (float*)(wide + p * WIDE_BYTES));
@@ -242,8 +244,7 @@ inline void multiply(const Matrix& m, int panel, int panels, const Rows& rows, i
                 int from = count * bunch / bunches, many = count * (bunch + 1) / bunches - from;
                 float* to = tile + from * stride + done * PANEL;
                 s.fetched = 0;           // all bunches fetch their share; a few rows wait for memory anyway
-                for (int p = bunch; count >= 4 && p < few; p += bunches)
-                    if (panel + done + p + soon < m.panels) s.fetched |= 1u << p;
+                for (int p = bunch; count >= 4 && p < few; p += bunches) s.fetched |= 1u << p;
                 switch (kind) {
                 case FLOAT32: multiply_kind<FLOAT32>(m, s, few, rows, row + from, many, to, stride); break;
                 case BFLOAT16: multiply_kind<BFLOAT16>(m, s, few, rows, row + from, many, to, stride); break;

@@ -68,7 +68,7 @@ class Pool {
 
   private:
     static constexpr int PATIENCE = 2000;
-    static constexpr auto AWAKE = std::chrono::microseconds(300);
+    static constexpr auto AWAKE = std::chrono::microseconds(300);  // longer than it takes to choose tokens
 
     struct alignas(64) Counter {
         std::atomic<int> taken{0};
