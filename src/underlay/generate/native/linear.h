@@ -60,7 +60,8 @@ INLINE void accumulate(F (&acc)[R][P][PARTS], const float* x, size_t stride, con
 
 // Four bytes of R rows with P panels: acc[r][p][v] = sum(acc[r][p][v], weight(p, v), bytes of r).
 template <int R, int P, class Sums, class Weight, class Sum>
-INLINE void multiply_bytes(Sums (&acc)[R][P][PARTS], const char* bytes, size_t stride, const Weight& weight, const Sum& sum) {
+INLINE void multiply_bytes(Sums (&acc)[R][P][PARTS], const char* bytes, size_t stride, const Weight& weight,
+                           const Sum& sum) {
     I w[P][PARTS];
     UNROLL for (int p = 0; p < P; p++)
         UNROLL for (int v = 0; v < PARTS; v++) w[p][v] = weight(p, v);
@@ -181,7 +182,8 @@ APART void multiply_whole(const Matrix& m, const Stretch& s, const Rows& rows, i
 template <Kind K, int R>
 void multiply_rows(const Matrix& m, Stretch s, int panels, const Rows& rows, int row, float* tile, size_t stride) {
     // Of whole numbers, sums of floats are wanted once a group only; they may lie in memory.
-    constexpr int SUMS = K == INT8 || K == INT4 ? (ROOMY ? 16 : 6) : K == BFLOAT16 && !ROOMY ? ACCUMULATORS - 4 : ACCUMULATORS;
+    constexpr int FLOATS = K == BFLOAT16 && !ROOMY ? ACCUMULATORS - 4 : ACCUMULATORS;
+    constexpr int SUMS = K == FLOAT32 || K == BFLOAT16 ? FLOATS : ROOMY ? 16 : 6;
     constexpr int MOST = std::max(1, std::min(MOST_WIDE, SUMS / (R * PARTS))), P = MOST == 3 ? 2 : MOST;
     auto some = [&](auto many) {
         constexpr int N = decltype(many)::value;

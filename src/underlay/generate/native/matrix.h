@@ -68,7 +68,8 @@ inline void pack_panel(Matrix& m, int panel, const void* weight) {
         const float* real = (const float*)weight + start;
         const int8_t* whole = (const int8_t*)weight + start;
         for (int k = 0; k < m.inputs; k++) {
-            size_t paired = ((size_t)(k / 2) * PANEL + j) * 2 + k % 2, fourth = ((size_t)(k / 4) * PANEL + j) * 4 + k % 4;
+            size_t paired = ((size_t)(k / 2) * PANEL + j) * 2 + k % 2;
+            size_t fourth = ((size_t)(k / 4) * PANEL + j) * 4 + k % 4;
             size_t nibble = ((size_t)(k / 8) * PANEL + j) * 4 + k % 4;
             switch (m.kind) {
             case FLOAT32: ((float*)to)[(size_t)k * PANEL + j] = real[k]; break;

@@ -63,7 +63,8 @@ class Pool {
             else sched_yield();
     }
 
-    // The first of `count` units that nobody has taken since the last barrier. There are as many lists of units as threads.
+    // The first of `count` units that nobody has taken since the last barrier; there are as many lists of units as
+    // threads.
     int take(int count, int list = 0) { return next[list].taken.fetch_add(count, std::memory_order_relaxed); }
 
   private:
@@ -87,8 +88,9 @@ class Pool {
         }
     }
 
-    // Have threads that sleep wake up elsewhere than here. Systems on virtual machines may take cores that sleep for cores
-    // that are taken away, and wake all on the caller's, where they wait for each other until it is noticed: milliseconds.
+    // Have threads that sleep wake up elsewhere than here. Systems on virtual machines may take cores that sleep for
+    // cores that are taken away, and wake all on the caller's, where they wait for each other until somebody notices:
+    // milliseconds.
     void step_aside() {
 #if defined(__linux__)
         int here = sched_getcpu();

@@ -25,7 +25,8 @@ class Prepared {
         const size_t groups = matrix.groups();
         int8_t* in_whole = whole.get() + row * round_up(matrix.inputs, GROUP[INT8]);
         if (is_whole(matrix))
-            quantise_row(matrix.kind, from, matrix.inputs, in_whole, scales.get() + row * groups, sums.get() + row * groups);
+            quantise_row(matrix.kind, from, matrix.inputs, in_whole, scales.get() + row * groups,
+                         sums.get() + row * groups);
         if (matrix.tiled) lay_in_tiles(matrix.kind, matrix.inputs, from, in_whole, row, many, tiles.get());
         else if (takes_halves(matrix)) to_bfloat16(from, (int)stride, halves.get() + row * stride);
         return from;

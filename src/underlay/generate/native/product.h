@@ -67,7 +67,9 @@ inline void finish(const Product& product, Activation activation, int panel, int
     case Into::ACTIVATE:
         return known(activation, [&](auto which) { by([=](F v, F, const float*) { return activate(which, v); }); });
     case Into::GATE:
-        return known(activation, [&](auto which) { by([=](F v, F up, const float*) { return activate(which, v) * up; }); });
+        return known(activation, [&](auto which) {
+            by([=](F v, F up, const float*) { return activate(which, v) * up; });
+        });
     }
 }
 

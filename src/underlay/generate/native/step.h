@@ -323,7 +323,8 @@ class Step {
                     int band = std::min(BAND, end - row);
                     multiply(*product.matrix, panel, few, ready, row, band, desk.tile.get(), TILE_STRIDE, soon);
                     if (product.second)
-                        multiply(*product.second, panel, few, ready, row, band, desk.second_tile.get(), TILE_STRIDE, soon);
+                        multiply(*product.second, panel, few, ready, row, band, desk.second_tile.get(), TILE_STRIDE,
+                                 soon);
                     if (adapted) thicken(desk, product, which, panel, few, row, band);
                     finish(product, (Activation)shape.activation, panel, few, row - first, band, desk.tile.get(),
                            desk.second_tile.get());
@@ -383,7 +384,8 @@ class Step {
     void finish_keys(int index, int first, int number, int kv_head) {
         const Layer& layer = model.layers[index];
         const int size = shape.head_dim;
-        float *keys = t.key.get() + first * kv_wide + kv_head * size, *values = t.value.get() + first * kv_wide + kv_head * size;
+        float* keys = t.key.get() + first * kv_wide + kv_head * size;
+        float* values = t.value.get() + first * kv_wide + kv_head * size;
         for (int i = 0; i < number; i++) {
             polish(layer, layer.norms[OF_KEY], keys + i * kv_wide, 1, rows[first + i].place);
             if (layer.settings.clip > 0) cut(values + i * kv_wide, size, layer.settings.clip);

@@ -39,7 +39,8 @@ inline bool tiles_are_right(Kind kind) {
     Buffer<int8_t> q(MANY * PADDED);
     Buffer<int32_t> sums(MANY * groups);
     for (int row = 0; row < MANY; row++) {
-        for (int k = 0; k < INPUTS; k++) x[row * PADDED + k] = from_bfloat16(to_bfloat16((float)random(-999, 999) / 100));
+        for (int k = 0; k < INPUTS; k++)
+            x[row * PADDED + k] = from_bfloat16(to_bfloat16((float)random(-999, 999) / 100));
         if (kind == INT8)
             quantise_row(kind, &x[row * PADDED], INPUTS, &q[row * PADDED], &scales[row * groups], &sums[row * groups]);
     }
@@ -62,7 +63,8 @@ inline bool tiles_are_right(Kind kind) {
         for (int j = 0; j < OUTPUTS; j++) {
             double real = 0, magnitude = 0;
             for (int k = 0; k < INPUTS; k++) {
-                double here = kind == INT8 ? (double)q[row * PADDED + k] * scales[row * groups + k / GROUP[INT8]] : x[row * PADDED + k];
+                double here = x[row * PADDED + k];
+                if (kind == INT8) here = (double)q[row * PADDED + k] * scales[row * groups + k / GROUP[INT8]];
                 double product = here * (kind == INT8 ? whole[j * INPUTS + k] * 0.25 : weight[j * INPUTS + k]);
                 real += product, magnitude += std::fabs(product);
             }
