@@ -87,7 +87,7 @@ class Engine:
         self._config = config
         self._vocabulary = config.vocabulary
         self.runner = runner or choose_runner(model, precision, cache, path, threads, quantised)
-        self._draw, self._tell = choosers(self.runner)
+        self._best, self._draw, self._tell = choosers(self.runner)
         blocks = room_for(self.runner.block_bytes, blocks_for(self.context), slots, memory)
         self.runner.reserve(blocks)
         self.scheduler = Scheduler(BlockPool(blocks), slots, step_tokens)
@@ -272,7 +272,7 @@ class Engine:
         raise AssertionError
 
     def _choose(self, handles: Sequence[Handle], logits: Tensor) -> list[tuple[int | None, TokenLogprob | None]]:
-        chosen = choose(logits, [handle.sampler for handle in handles], self._draw)
+        chosen = choose(logits, [handle.sampler for handle in handles], self._draw, self._best)
         told: dict[int, TokenLogprob] = {}
         wanted = [
             (index, token, handle.request.logprobs)

@@ -10,7 +10,7 @@ from underlay.errors import UserError
 from underlay.generate.graphs import cuda_capture
 from underlay.generate.plain import PlainRunner
 from underlay.generate.runner import Runner
-from underlay.generate.sampler import Draw, Tell, draw_by_torch, log_probabilities
+from underlay.generate.sampler import Best, Draw, Tell, best, draw_by_torch, log_probabilities
 from underlay.models import Decoder
 from underlay.models.quantised import QuantisedMatrix
 
@@ -60,11 +60,13 @@ def choose_runner(
     return PlainRunner(model, precision, quantised, why, graphs=cuda_capture(model))
 
 
-def choosers(runner: Runner) -> tuple[Draw, Tell]:
-    """What draws tokens and tells how likely they are: in C++ where the runner is."""
+def choosers(runner: Runner) -> tuple[Best, Draw, Tell]:
+    """What finds the best tokens, draws some, and tells how likely they are: in C++ where the runner is."""
     from underlay.generate.native import NativeRunner
 
-    return (runner.draw, runner.tell) if isinstance(runner, NativeRunner) else (draw_by_torch, log_probabilities)
+    if isinstance(runner, NativeRunner):
+        return runner.best, runner.draw, runner.tell
+    return best, draw_by_torch, log_probabilities
 
 
 def _elsewhere(model: Decoder) -> str | None:

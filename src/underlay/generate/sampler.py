@@ -103,6 +103,8 @@ class Sampler:
             self.grammar.check()
 
 
+Best = Callable[[Tensor], list[int | None]]
+"""The most likely token of each row, as `best` finds it; the native runner has another."""
 Draw = Callable[[Tensor, Sequence[int], Sequence[Sampler]], list[int | None]]
 """Draws a token from some rows of logits (all rows, vocabulary), with one sampler for each of those; None where a row
 holds NaN, or nothing that is finite above all else. `draw_by_torch` is one, and the native runner has another."""
@@ -113,7 +115,7 @@ Tell = Callable[[Tensor, Sequence[int], Sequence[int]], list[TokenLogprob]]
 def draw_by_torch(logits: Tensor, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int | None]:
     """The `Draw` for any device."""
     part = _rows(logits, rows)
-    found = _best(part)
+    found = best(part)
     # Only rows whose best logit is a number have a distribution to draw from.
     for restricted in (False, True):
         places = [
@@ -127,54 +129,7 @@ def draw_by_torch(logits: Tensor, rows: Sequence[int], samplers: Sequence[Sample
     return found
 
 
-def choose(logits: Tensor, samplers: Sequence[Sampler], draw: Draw = draw_by_torch) -> list[int | None]:
-    """The next token of each row; None where there is none, and then the row's sampler says why (`problem`).
-
-    logits: (rows, vocabulary) float32, left as it is; one sampler a row, the same one several times only where it is
-    `plain`. There is no next token where a logit is NaN or the best is infinite, where bias and grammar together rule
-    out all of them, and where a grammar has given up.
-    """
-    plain = all([sampler.plain for sampler in samplers])  # noqa: C419 - a list is quicker than a generator
-    chosen = _best(logits) if plain else _mixed(logits, samplers, draw)
-    if None in chosen:
-        for row, (token, sampler) in enumerate(zip(chosen, samplers, strict=True)):
-            if token is None and sampler.problem is None:
-                sound = math.isfinite(logits[row].max().item())
-                sampler.problem = (
-                    "bias and constraint together rule out every token"
-                    if sound and sampler.changes
-                    else "the model's logits are not numbers; its weights or what it read may be damaged"
-                )
-    return chosen
-
-
-def _mixed(logits: Tensor, samplers: Sequence[Sampler], draw: Draw) -> list[int | None]:
-    """Change the rows that need it, then choose for all rows of one kind at once."""
-    changing = [row for row, sampler in enumerate(samplers) if sampler.changes]
-    if changing:
-        logits = logits.clone()
-        for row in changing:
-            samplers[row].change(logits[row])
-    chosen: list[int | None] = [None] * len(samplers)
-    going = [row for row, sampler in enumerate(samplers) if sampler.problem is None]
-    greedy = [row for row in going if samplers[row].greedy]
-    if greedy:
-        for row, token in zip(greedy, _best(_rows(logits, greedy)), strict=True):
-            chosen[row] = token
-    chance = [row for row in going if not samplers[row].greedy]
-    if chance:
-        for row, token in zip(chance, draw(logits, chance, [samplers[row] for row in chance]), strict=True):
-            chosen[row] = token
-    return chosen
-
-
-def _rows(logits: Tensor, rows: Sequence[int]) -> Tensor:
-    if len(rows) == len(logits):
-        return logits
-    return logits[torch.tensor(rows, dtype=torch.int64, device=logits.device)]
-
-
-def _best(logits: Tensor) -> list[int | None]:
+def best(logits: Tensor) -> list[int | None]:
     """The most likely token of each row; None where the row holds NaN, or nothing that is finite above all else."""
     if len(logits) == 0:
         return []
@@ -187,6 +142,55 @@ def _best(logits: Tensor) -> list[int | None]:
         most = logits.max(-1)
         values, tokens = most.values.tolist(), most.indices.tolist()
     return [token if math.isfinite(value) else None for value, token in zip(values, tokens, strict=True)]
+
+
+def choose(
+    logits: Tensor, samplers: Sequence[Sampler], draw: Draw = draw_by_torch, best: Best = best
+) -> list[int | None]:
+    """The next token of each row; None where there is none, and then the row's sampler says why (`problem`).
+
+    logits: (rows, vocabulary) float32, left as it is; one sampler a row, the same one several times only where it is
+    `plain`. There is no next token where a logit is NaN or the best is infinite, where bias and grammar together rule
+    out all of them, and where a grammar has given up.
+    """
+    plain = all([sampler.plain for sampler in samplers])  # noqa: C419 - a list is quicker than a generator
+    chosen = best(logits) if plain else _mixed(logits, samplers, draw, best)
+    if None in chosen:
+        for row, (token, sampler) in enumerate(zip(chosen, samplers, strict=True)):
+            if token is None and sampler.problem is None:
+                sound = math.isfinite(logits[row].max().item())
+                sampler.problem = (
+                    "bias and constraint together rule out every token"
+                    if sound and sampler.changes
+                    else "the model's logits are not numbers; its weights or what it read may be damaged"
+                )
+    return chosen
+
+
+def _mixed(logits: Tensor, samplers: Sequence[Sampler], draw: Draw, best: Best) -> list[int | None]:
+    """Change the rows that need it, then choose for all rows of one kind at once."""
+    changing = [row for row, sampler in enumerate(samplers) if sampler.changes]
+    if changing:
+        logits = logits.clone()
+        for row in changing:
+            samplers[row].change(logits[row])
+    chosen: list[int | None] = [None] * len(samplers)
+    going = [row for row, sampler in enumerate(samplers) if sampler.problem is None]
+    greedy = [row for row in going if samplers[row].greedy]
+    if greedy:
+        for row, token in zip(greedy, best(_rows(logits, greedy)), strict=True):
+            chosen[row] = token
+    chance = [row for row in going if not samplers[row].greedy]
+    if chance:
+        for row, token in zip(chance, draw(logits, chance, [samplers[row] for row in chance]), strict=True):
+            chosen[row] = token
+    return chosen
+
+
+def _rows(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    if len(rows) == len(logits):
+        return logits
+    return logits[torch.tensor(rows, dtype=torch.int64, device=logits.device)]
 
 
 def _draw(logits: Tensor, samplers: list[Sampler]) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from generate.native.worlds import FAMILIES, build, missing
 from underlay.generate.native import NativeRunner
 from underlay.generate.request import MOST_LOGPROBS, Sampling
-from underlay.generate.sampler import HEAD, Sampler, choose, draw_by_torch, log_probabilities
+from underlay.generate.sampler import HEAD, Sampler, best, choose, draw_by_torch, log_probabilities
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no native library: {missing()}")
 
@@ -63,6 +63,18 @@ def test_tokens_are_those_that_torch_draws(
     assert torch.equal(logits, before)
     for row in rows:  # neighbours and threads change nothing
         assert runner.draw(logits, [row], [samplers[row]]) == [found[row]]
+
+
+@given(data=st.data())
+def test_the_best_of_each_row_is_that_of_numpy(runner: NativeRunner, data: st.DataObject) -> None:
+    size, count = data.draw(st.sampled_from([1, 5, 16, 40, 9000]), "size"), data.draw(st.integers(1, 7), "rows")
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999), "seed"))
+    logits = (torch.randn(count, size, generator=generator) * data.draw(st.sampled_from([1, 9]), "spread")).round()
+    for value in data.draw(st.lists(st.sampled_from([math.nan, math.inf, -math.inf]), max_size=4), "odd"):
+        logits[data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, size - 1))] = value
+    if data.draw(st.booleans(), "nothing is possible"):
+        logits[0] = -math.inf
+    assert runner.best(logits) == best(logits)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,14 @@ from underlay.generate.request import TokenLogprob
 from underlay.generate.sampler import Sampler
 
 
+def best(library: ctypes.CDLL, native: int, logits: Tensor) -> list[int | None]:
+    """See `underlay.generate.sampler.Best`."""
+    logits = logits.contiguous()
+    chosen = array("i", bytes(4 * len(logits)))
+    library.underlay_best(native, *logits.shape, logits.data_ptr(), chosen.buffer_info()[0])
+    return [None if token < 0 else token for token in chosen]
+
+
 def draw(
     library: ctypes.CDLL, native: int, logits: Tensor, rows: Sequence[int], samplers: Sequence[Sampler]
 ) -> list[int | None]:

@@ -94,6 +94,29 @@ inline void quantise_row(Kind kind, const float* x, int width, int8_t* q, float*
     memset(q + padded, 0, round_up(width, GROUP[INT8]) - padded);
 }
 
+// The most likely token, the first of equals; -1 where a logit is NaN, or none is finite above all else.
+inline int32_t most_likely(const float* logits, int count) {
+    F most = splat(-INFINITY);
+    I broken{};
+    const int whole = count / LANES * LANES;
+    for (int i = 0; i < whole; i += LANES) {
+        F here = load(logits + i);
+        most = larger(most, here), broken = broken | (I)(here != here);
+    }
+    float top = largest(most);
+    bool sound = true;
+    for (int lane = 0; lane < LANES; lane++) sound &= !broken[lane];
+    for (int i = whole; i < count; i++) top = std::max(top, logits[i]), sound &= logits[i] == logits[i];
+    if (!sound || !std::isfinite(top)) return -1;
+    for (int i = 0; i < whole; i += LANES) {
+        I equal = (I)(load(logits + i) == splat(top));
+        bool found = false;
+        for (int lane = 0; lane < LANES; lane++) found |= equal[lane] != 0;
+        if (found) return i + (int)(std::find(logits + i, logits + i + LANES, top) - (logits + i));
+    }
+    return whole + (int)(std::find(logits + whole, logits + count, top) - (logits + whole));
+}
+
 // Logits to the log-probability of one of them.
 inline float log_probability(const float* logits, int count, int target) {
     F most = splat(-INFINITY), total{};

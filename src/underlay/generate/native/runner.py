@@ -106,6 +106,10 @@ class NativeRunner:
         self._step(works, self._pool, logits)
         return logits
 
+    def best(self, logits: Tensor) -> list[int | None]:
+        """See `underlay.generate.sampler.Best`."""
+        return draw.best(self._library, self._native, logits)
+
     def draw(self, logits: Tensor, rows: Sequence[int], samplers: Sequence[Sampler]) -> list[int | None]:
         """See `underlay.generate.sampler.Draw`."""
         return draw.draw(self._library, self._native, logits, rows, samplers)
@@ -280,12 +284,13 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "embedding": [pointer, whole, pointer, pointer],
         "adapt": [pointer, whole, whole, whole, pointer, pointer],
         "forget": [pointer, whole],
+        "best": [pointer, whole, whole, pointer, pointer],
         "draw": [pointer, whole, whole, pointer, pointer, pointer],
         "tell": [pointer, whole, whole, pointer, pointer, whole, pointer, pointer, pointer],
         "run": [pointer, whole, pointer, pointer, pointer, pointer, whole, pointer, pointer],
     }
     gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole, "paired": whole, "tiles": whole}
-    gives |= dict.fromkeys(("run", "draw", "tell"), ctypes.c_char_p)
+    gives |= dict.fromkeys(("run", "best", "draw", "tell"), ctypes.c_char_p)
     for name, arguments in takes.items():
         function = getattr(library, f"underlay_{name}")
         function.argtypes, function.restype = arguments, gives.get(name)
