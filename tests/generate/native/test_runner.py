@@ -1,6 +1,7 @@
 import copy
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,9 +197,10 @@ def test_it_tells_which_path_it_is() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_threads_that_slept_wake_up_on_other_cores_than_the_caller() -> None:
-    before, allowed = set(os.listdir("/proc/self/task")), os.sched_getaffinity(0)
+    tasks, allowed = Path("/proc/self/task"), os.sched_getaffinity(0)
+    before = set(tasks.iterdir())
     runner = runner_of(build(FAMILIES["llama"]))
-    (thread,) = (int(name) for name in set(os.listdir("/proc/self/task")) - before)
+    (thread,) = (int(task.name) for task in set(tasks.iterdir()) - before)
     time.sleep(0.05)
     runner.run([Work(tokens(30), 0, [0, 1])])
     (left_alone,) = allowed - os.sched_getaffinity(thread)
