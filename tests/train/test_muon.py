@@ -63,8 +63,13 @@ def test_with_more_steps_it_is_the_polar_factor(size: tuple[int, int], seed: int
     assert (error[values[:, -1] > 1e-3 * values.norm(dim=1)] < 0.05).all()
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1e-2, 1.0, 1e4, 1e12])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [
+        *((scale, torch.float32) for scale in (1e-3, 1e-2, 1.0, 1e4, 1e12)),
+        *((scale, torch.bfloat16) for scale in (2.0**-9, 1.0, 2.0**14, 2.0**40)),  # others would be rounded otherwise
+    ],
+)
 def test_the_scale_does_not_matter(scale: float, dtype: torch.dtype) -> None:
     matrices = drawn(24, 40, 24, 3).float()
     torch.testing.assert_close(
@@ -72,9 +77,10 @@ def test_the_scale_does_not_matter(scale: float, dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [0.0, 1e-13, 1e-30])
-def test_next_to_nothing_is_no_direction(scale: float) -> None:
-    found = orthogonalize(drawn(24, 40, 24, 3).float() * scale)
+def test_next_to_nothing_is_no_direction(scale: float, dtype: torch.dtype) -> None:
+    found = orthogonalize(drawn(24, 40, 24, 3).float() * scale, dtype=dtype).float()
     assert torch.isfinite(found).all()
     assert torch.linalg.matrix_norm(found, 2).max() < 0.1
 

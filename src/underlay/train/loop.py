@@ -179,7 +179,8 @@ class _Run:
     ) -> None:
         self.model, self.objective, self.source, self.config, self.world = model, objective, source, config, world
         self.spread = Spread(model, config, world)
-        self.optimizer, self.guard = Optimizer(self.spread, config.optimizer), Guard(config.outliers, world.device)
+        self.optimizer = Optimizer(self.spread, config.optimizer, config.dtype())
+        self.guard = Guard(config.outliers, world.device)
         self.average = Average(self.spread, config.average) if config.average else None
         parts: dict[str, Part] = {"model": Weights(model), "optimizer": self.optimizer, "guard": self.guard}
         if self.average:

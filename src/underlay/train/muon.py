@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from underlay.models.parts import computed
 from underlay.train.spread import Piece, Spread
 
 # For each iteration the odd quintic that brings all singular values nearest to one, given what the iterations before it
@@ -25,9 +24,9 @@ _QUINTICS = (
 )
 
 
-def orthogonalize(matrices: Tensor, steps: int = 4, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Push all singular values towards one: (count, rows, columns) to the same shape, in `computed(dtype)`."""
-    x = matrices.to(computed(dtype, matrices.device))
+def orthogonalize(matrices: Tensor, steps: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Push all singular values towards one: (count, rows, columns) to the same shape, in `dtype`."""
+    x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (1.02 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # the margin keeps bfloat16's rounding below one
@@ -41,8 +40,16 @@ def orthogonalize(matrices: Tensor, steps: int = 4, dtype: torch.dtype = torch.b
 class Muon:
     """Momentum, orthogonalised, for matrices; those of one shape, which lie alike, are one stack."""
 
-    def __init__(self, spread: Spread, pieces: Iterable[Piece], momentum: float, weight_decay: float) -> None:
-        self.spread, self.momentum, self.weight_decay = spread, momentum, weight_decay
+    def __init__(
+        self,
+        spread: Spread,
+        pieces: Iterable[Piece],
+        momentum: float,
+        weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: what directions are computed in."""
+        self.spread, self.momentum, self.weight_decay, self.dtype = spread, momentum, weight_decay, dtype
         alike: dict[object, list[Piece]] = {}
         for piece in pieces:
             alike.setdefault((piece.parameter.shape, *piece.dims.items()), []).append(piece)
@@ -61,7 +68,7 @@ class Muon:
             momenta.lerp_(gradient, (1 - self.momentum) * keep)
             whole = self.spread.gathered(gradient.lerp_(momenta, self.momentum), group[0])
             # Stacks of matrices, such as experts, are stacked once more.
-            update = orthogonalize(whole.flatten(0, -3)).float().view_as(whole)
+            update = orthogonalize(whole.flatten(0, -3), dtype=self.dtype).float().view_as(whole)
             update = self.spread.scattered(update, momenta, group[0])
             # A tall matrix moves its outputs as much as a square one (Jordan et al. 2024).
             rows, columns = group[0].parameter.shape[-2:]

@@ -12,11 +12,12 @@ from underlay.train.spread import Spread
 class Optimizer:
     """Both halves behind one `step`."""
 
-    def __init__(self, spread: Spread, config: OptimizerConfig) -> None:
+    def __init__(self, spread: Spread, config: OptimizerConfig, dtype: torch.dtype = torch.float32) -> None:
+        """dtype: what Muon computes directions in; weights and momenta are float32."""
         self.config = config
         muon = [p for p in spread.pieces if config.muon and p.local.ndim >= 2 and p.name.startswith("blocks.")]
         taken = {piece.name for piece in muon}
-        self.muon = Muon(spread, muon, config.momentum, config.weight_decay)
+        self.muon = Muon(spread, muon, config.momentum, config.weight_decay, dtype)
         self._others = [piece for piece in spread.pieces if piece.name not in taken]
         factors = initial.rates(spread.model)
         groups: dict[tuple[float, float], list[Tensor]] = {}
