@@ -25,7 +25,13 @@ def started(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_all_processes_train_and_one_speaks(tmp_path: Path) -> None:
-    settings = ("train.steps=6", "train.examine_steps=2", "train.average=0.5", "train.precision=float32", "samples=['def ', 'import ']")
+    settings = (
+        "train.steps=6",
+        "train.examine_steps=2",
+        "train.average=0.5",
+        "train.precision=float32",
+        "samples=['def ', 'import ']",
+    )
     recipe = (str(ROOT / "recipes" / "small.yaml"), "--until", "pretrain", "--json")
     recipe += tuple(part for setting in settings for part in ("--set", f"pretrain.{setting}"))
     made = {}
