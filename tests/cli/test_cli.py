@@ -54,10 +54,16 @@ def underlay(*arguments: str, library: Path | None = None, typed: str | None = N
     return Ran(result.exit_code, result.stdout, result.stderr)
 
 
-def process(*arguments: str, library: Path | None = None, **more: object) -> "subprocess.CompletedProcess[str]":
+def process(
+    *arguments: str, library: Path | None = None, said: str = "", **more: object
+) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"UNDERLAY_LIBRARY": str(library)} if library else {})
     command = [sys.executable, "-m", "underlay", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False, **more)
+    # Not as text, in which every kind of line end becomes the same one; a model may write any.
+    done = subprocess.run(
+        command, input=said.encode(), capture_output=True, env=environment, timeout=300, check=False, **more
+    )
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def complained(result: "Ran | subprocess.CompletedProcess[str]", complaint: str, code: int = 2) -> None:
@@ -134,7 +140,7 @@ def test_generate_reads_standard_input(library: Path) -> None:
 
 
 def test_chat_answers_each_turn_and_ends_with_its_input(library: Path) -> None:
-    result = process("chat", "model:small", "--max-tokens", "4", library=library, input="def f(x):\n\n/new\nagain\n\n")
+    result = process("chat", "model:small", "--max-tokens", "4", library=library, said="def f(x):\n\n/new\nagain\n\n")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("> ") >= 3
 
