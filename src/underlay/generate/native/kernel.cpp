@@ -206,7 +206,7 @@ const char* underlay_run(Native* native, int32_t work_count, const Work* given, 
 
 // The most likely token of each row, -1 where there is none. Threads take those rows whose logits they are likely to have
 // computed.
-const char* underlay_best(Native* native, int32_t count, int32_t vocabulary, const float* logits, int32_t* chosen) {
+void underlay_best(Native* native, int32_t count, int32_t vocabulary, const float* logits, int32_t* chosen) {
     Pool& pool = native->model.pool;
     std::lock_guard<std::mutex> hold(native->model.turn);
     auto some = [&](int number, int threads) {
@@ -215,7 +215,6 @@ const char* underlay_best(Native* native, int32_t count, int32_t vocabulary, con
     };
     if (count * (int64_t)vocabulary < WORTH_WAKING) some(0, 1);
     else pool.run([&](int number) { some(number, pool.size); });
-    return nullptr;
 }
 
 // Choose a token for each of some rows. logits: (rows, vocabulary); chosen: (count), -1 where a row is no distribution.

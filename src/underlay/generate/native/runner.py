@@ -290,7 +290,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "run": [pointer, whole, pointer, pointer, pointer, pointer, whole, pointer, pointer],
     }
     gives = {"new": pointer, "block_bytes": ctypes.c_int64, "lanes": whole, "paired": whole, "tiles": whole}
-    gives |= dict.fromkeys(("run", "best", "draw", "tell"), ctypes.c_char_p)
+    gives |= dict.fromkeys(("run", "draw", "tell"), ctypes.c_char_p)
     for name, arguments in takes.items():
         function = getattr(library, f"underlay_{name}")
         function.argtypes, function.restype = arguments, gives.get(name)
