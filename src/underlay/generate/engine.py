@@ -65,7 +65,7 @@ class Engine:
         """Answer up to `slots` requests at once.
 
         precision: of the matrices; "int8" and "int4" round to nearest unless `quantised` brings what was calibrated.
-        cache: of keys and values; by default as precise as the model. memory: bytes for them, by default enough for
+        cache: of keys and values; by default as precise as the weights. memory: bytes for them, by default enough for
         every slot's whole context, or half of what is free. path: who computes ("native": C++, "plain": torch, "auto":
         the faster that there is). threads: of the native path, by default all cores. guesser: proposes up to `guesses`
         tokens ahead. step_tokens: read in a step, about. runner: computes instead of what `path` would choose.

@@ -17,9 +17,6 @@ from underlay.models.quantised import QuantisedMatrix
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 Cache = Literal["float32", "bfloat16", "int8"]
 Path = Literal["auto", "native", "plain"]
-AS_PRECISE: Mapping[Precision, Cache] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int4": "int8"}
-"""Keys and values of the native path beside weights; fewer than 8 bits would cost more than they save."""
-
 KV_SHARE = 0.5
 """Of the memory that is free, as much is taken for keys and values at most."""
 
@@ -49,7 +46,7 @@ def choose_runner(
         reason = _elsewhere(model) or unsupported(model)
         if reason is None:
             try:
-                return NativeRunner(model, precision, cache or AS_PRECISE[precision], threads, quantised)
+                return NativeRunner(model, precision, cache or as_precise(model, precision), threads, quantised)
             except NoLibrary as error:
                 reason = str(error)
         if path == "native":
@@ -58,6 +55,17 @@ def choose_runner(
     if cache is not None and cache != ("float32" if precision == "float32" else "bfloat16"):
         raise UserError(f"cache: {cache} keys and values need the native path ({why})")
     return PlainRunner(model, precision, quantised, why, graphs=cuda_capture(model))
+
+
+def as_precise(model: Decoder, precision: Precision) -> Cache:
+    """What keys and values of the native path are kept in beside weights; under 8 bits would cost more than it saves.
+
+    Keys that have biases stay in bfloat16: those of some models are a hundred times as large in a few channels as in
+    the rest, of which nothing would be left in 8 bits.
+    """
+    if precision in ("float32", "bfloat16"):
+        return precision
+    return "bfloat16" if any(name.endswith("key.bias") for name, _ in model.named_parameters()) else "int8"
 
 
 def choosers(runner: Runner) -> tuple[Best, Draw, Tell]:

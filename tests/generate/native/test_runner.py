@@ -26,6 +26,7 @@ from generate.native.worlds import (
 from underlay.errors import UserError
 from underlay.generate.adapters import Adapter, LowRank
 from underlay.generate.native import NativeRunner, unsupported
+from underlay.generate.path import Precision, choose_runner
 from underlay.generate.runner import Work
 from underlay.models import Decoder, LlamaConfig
 from underlay.models.bert import BertConfig
@@ -93,6 +94,25 @@ def test_a_smaller_cache_is_near(family: str, cache: str, tolerance: float) -> N
     expected, found = read(exact, ids), read(small, ids)
     near(found, expected, tolerance)
     assert not torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "precision", "expected"),
+    [
+        ("llama", "float32", "float32"),
+        ("llama", "bfloat16", "bfloat16"),
+        ("llama", "int8", "int8"),
+        ("llama", "int4", "int8"),
+        ("llama with biases", "int8", "bfloat16"),
+        ("gpt2", "int4", "bfloat16"),
+    ],
+)
+def test_keys_and_values_are_as_precise_as_weights_but_keys_with_biases_are_not_rounded_to_8_bits(
+    family: str, precision: Precision, expected: str
+) -> None:
+    runner = choose_runner(build(FAMILIES[family]), precision, None, "native", 2, None)
+    assert isinstance(runner, NativeRunner)
+    assert runner.cache_precision == expected
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])

@@ -16,12 +16,16 @@ struct Norm {
 };
 
 inline float total(const float* x, int width, bool squared) {
-    F sums[4] = {};
-    for (int i = 0; i < width; i += PANEL)
-        UNROLL for (int part = 0; part < PARTS; part++) {
-            F v = load(x + i + part * LANES);
-            sums[part % 4] = squared ? fma(v, v, sums[part % 4]) : sums[part % 4] + v;
-        }
+    F sums[4] = {};                      // chains enough that none waits for itself
+    auto add = [&](int chain, int i) {
+        F v = load(x + i);
+        sums[chain] = squared ? fma(v, v, sums[chain]) : sums[chain] + v;
+    };
+    const int padded = (int)round_up(width, PANEL);
+    int i = 0;
+    for (; i + 4 * LANES <= padded; i += 4 * LANES)
+        UNROLL for (int chain = 0; chain < 4; chain++) add(chain, i + chain * LANES);
+    for (; i < padded; i += LANES) add(0, i);
     return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
@@ -79,16 +83,13 @@ inline void quantise_row(Kind kind, const float* x, int width, int8_t* q, float*
         for (int i = first; i < end; i += LANES) most = larger(most, magnitude(load(x + i)));
         const float top = largest(most);
         const float inverse = top > 1e-30f ? 127 / top : 0;
-        I sum{};
+        I total{};
         for (int i = first; i < end; i += LANES) {
             I whole = nearest(load(x + i), inverse);
-            sum = sum + whole;
+            total = total + whole;
             store(q + i, narrow(whole));
         }
-        int32_t lanes[LANES];
-        store(lanes, sum);
-        sums[group] = 0;
-        for (int32_t lane : lanes) sums[group] += lane;
+        sums[group] = sum(total);
         scales[group] = top / 127;
     }
     memset(q + padded, 0, round_up(width, GROUP[INT8]) - padded);

@@ -151,11 +151,14 @@ class Step {
             for (int unit = first; unit < std::min(first + grain, units); unit++) what(unit);
     }
 
-    // Units of all parts, `each` of what a part has; one's own come first, then those that others have not come to.
-    template <class Do> void each_at_home(const Desk& desk, const std::vector<int>& starts, int each, const Do& what) {
+    // Units of all parts, `each` of what a part has; one's own come first, then those that others have not come to. A
+    // thread takes `grain` neighbours at a time.
+    template <class Do>
+    void each_at_home(const Desk& desk, const std::vector<int>& starts, int each, const Do& what, int grain = 1) {
         for (int i = 0; i < parts; i++) {
             int part = (desk.number + i) % parts, first = starts[part] * each, end = starts[part + 1] * each;
-            for (int unit; (unit = first + model.pool.take(1, part)) < end;) what(unit);
+            for (int unit; (unit = first + model.pool.take(grain, part)) < end;)
+                for (int u = unit; u < std::min(unit + grain, end); u++) what(u);
         }
     }
 
@@ -360,6 +363,8 @@ class Step {
     }
 
     void attention(Desk& desk, int index) {
+        // Keys of neighbouring heads lie side by side, which processors foresee.
+        const int grain = alone ? std::max(1, (int)stretches.size() * shape.kv_heads / 32) : 1;
         each_at_home(desk, part_stretches, shape.kv_heads, [&](int unit) {
             auto [first, number] = stretches[unit / shape.kv_heads];
             int kv_head = unit % shape.kv_heads;
@@ -368,7 +373,7 @@ class Step {
                 finish_keys(index, first, number, kv_head);
             }
             look(desk, index, first, number, kv_head);
-        });
+        }, grain);
         model.pool.barrier();
     }
 

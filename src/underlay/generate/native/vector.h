@@ -162,6 +162,15 @@ INLINE float sum(F v) {
         for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
     return lanes[0];
 }
+INLINE int32_t sum(I v) {
+#if defined(UNDERLAY_AVX512)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += v[lane];
+    return total;
+#endif
+}
 INLINE float largest(F v) {
 #if defined(UNDERLAY_AVX512)
     return _mm512_reduce_max_ps((__m512)v);
