@@ -1,6 +1,7 @@
 """What a model reads in one go: tensors with their shapes, and the documents they came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,14 +22,15 @@ class Batch:
     segments: Tensor | None = None
     """(batch, time) int64: the document of each token, where documents must not see each other; None: they may."""
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
-        weights = None if self.weights is None else self.weights.to(device)
-        segments = None if self.segments is None else self.segments.to(device)
-        return Batch(self.tokens.to(device), self.targets.to(device), weights, self.documents, segments)
+    def to(self, device: torch.device) -> Self:
+        """The same on a device, with all tensors that kinds of batches add."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: one.to(device) for name, one in held.items() if isinstance(one, Tensor)})
 
     def cut(self, pieces: int) -> "Batch":
         """The same tokens in rows cut into `pieces` equal parts: (batch * pieces, time // pieces)."""
+        if pieces == 1:
+            return self
 
         def shorter(tensor: Tensor) -> Tensor:
             return tensor.reshape(tensor.shape[0] * pieces, -1)

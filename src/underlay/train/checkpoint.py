@@ -70,9 +70,9 @@ class Weights:
         self._model = model
 
     def state(self) -> Mapping[str, Tensor]:
-        """Weights and buffers."""
-        state: Mapping[str, Tensor] = self._model.state_dict()
-        return state
+        """Weights that learn, and buffers; those that stand still are where they came from."""
+        frozen = {name for name, parameter in self._model.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self._model.state_dict().items() if name not in frozen}
 
 
 class Checkpoints:

@@ -129,7 +129,7 @@ def train(
             rate = config.schedule.rate(state.step, state.steps)
             measured = run.step(rate, log)
             notes.settle()
-            notes.take(measured, rate, config.batch_rows)
+            notes.take(measured, rate, config.batch_rows, run.metrics)
             state.seconds = clock.seconds()
             state.cpu_seconds = earlier_cpu + time.process_time() - cpu_began
             clock.lap(state.tokens)
@@ -193,6 +193,8 @@ class _Run:
         own = scratch if world.leads else scratch / f"process-{world.rank}"
         self.journal = Journal(own / METRICS, self.state.step)
         self.examiner = Examiner(onlookers.examine, config, self.spread, self.average, own, self.state)
+        self.metrics: list[str] = []
+        """What the objective tells beside its loss."""
         self._halved = self._warm = False
 
     def save(self) -> None:
@@ -230,8 +232,8 @@ class _Run:
     def step(self, rate: float, log: Callable[[str], None]) -> Tensor:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
 
-        Returns (4,) float32: mean loss (nats a target), gradient norm, whether the step was taken, weight of targets.
-        Raises MachineError where it runs out again.
+        Returns float32 scalars: mean loss (nats a target), gradient norm, whether the step was taken, weight of
+        targets, and the means of the objective's metrics, whose names `metrics` has. Raises MachineError where it runs out again.
         """
         try:
             return self._step(rate)
@@ -255,18 +257,20 @@ class _Run:
         share = rows // self.spread.replicas
         first = state.samples + self.spread.replica * share
         at_once = math.gcd(share, state.micro_rows)
-        total = count = torch.zeros((), device=self.world.device)
+        sums = torch.zeros((), device=self.world.device)
         tokens = 0
         for start in range(first, first + share, at_once):
             batch = self.source.batch(start, at_once).cut(pieces).to(self.world.device)
             loss = self.objective(model, batch)
             loss.sum.backward()  # type: ignore[no-untyped-call]
-            total, count = total + loss.sum.detach(), count + loss.count
+            self.metrics = sorted(loss.metrics)
+            told = [loss.sum, loss.count, *(loss.metrics[name] for name in self.metrics)]
+            sums = sums + torch.stack([one.detach().float() for one in told])
             tokens += batch.tokens.numel()
             if not self._warm:
                 self._warm = True
                 give_back_freed_memory()  # compiling is done
-        total, count = self.spread.sums(torch.stack([total, count]))
+        total, count, *others = self.spread.sums(sums)
         norm = self.spread.scale(count, self.config.clip)
         mean = total / count
         keep = self.guard.judge(mean, norm)
@@ -277,7 +281,7 @@ class _Run:
         state.tokens += tokens * self.spread.replicas
         if self.average:
             self.average.update(state.step)
-        return torch.stack([mean, norm, keep, count])
+        return torch.stack([mean, norm, keep, count, *(one / count for one in others)])
 
 
 def _plan_length(config: TrainConfig, state: Progression, clock: watch.Clock, world: World) -> bool:

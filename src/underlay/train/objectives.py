@@ -1,6 +1,7 @@
 """What a model learns from a batch. The loop calls an objective and knows nothing else about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,6 +19,8 @@ class Loss:
     """Scalar float32: summed loss, in nats."""
     count: Tensor
     """Scalar float32: summed weight of the targets."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalar float32 each, summed as the loss is: what else is told of a step, such as how often it was right."""
 
 
 class Objective(Protocol):

@@ -86,23 +86,24 @@ class Notes:
         """Rows go to `journal` and `recording`; `documents` names those in samples of given numbers."""
         self._journal, self._state, self._log = journal, state, log
         self._recording, self._documents = recording, documents
-        self._waiting: list[tuple[int, int, range, float, Tensor]] = []
+        self._waiting: list[tuple[int, int, range, float, Tensor, tuple[str, ...]]] = []
         self.loss = float("nan")
         """Of the last step that is written down."""
 
-    def take(self, measured: Tensor, rate: float, rows: int) -> None:
-        """Keep what was measured of the step just made, of so many rows; see `loop.train`."""
-        state = self._state
-        self._waiting.append((state.step, state.tokens, range(state.samples - rows, state.samples), rate, measured))
+    def take(self, measured: Tensor, rate: float, rows: int, metrics: Sequence[str] = ()) -> None:
+        """Keep what was measured of the step just made, of so many rows, ending with `metrics`; see `loop.train`."""
+        state, samples = self._state, range(self._state.samples - rows, self._state.samples)
+        self._waiting.append((state.step, state.tokens, samples, rate, measured, tuple(metrics)))
 
     def settle(self) -> None:
         """Write down what was kept. Raises UserError where there was nothing to learn from, or the run diverges."""
         state = self._state
-        for step, tokens, samples, rate, measured in self._waiting:
-            self.loss, norm, kept, count = measured.tolist()
+        for step, tokens, samples, rate, measured, metrics in self._waiting:
+            self.loss, norm, kept, count, *others = measured.tolist()
             if not count:
                 raise UserError(f"step {step}: nothing to learn from, all targets weigh 0")
             facts = {"step": step, "tokens": tokens, "loss": self.loss, "rate": rate, "norm": norm, "kept": kept}
+            facts |= dict(zip(metrics, others, strict=True))
             self._journal.add(facts)
             self._recording.add(facts)
             if kept:
