@@ -233,7 +233,8 @@ class _Run:
         """One optimizer step, with half as many rows at once from where memory runs out for the first time.
 
         Returns float32 scalars: mean loss (nats a target), gradient norm, whether the step was taken, weight of
-        targets, and the means of the objective's metrics, whose names `metrics` has. Raises MachineError where it runs out again.
+        targets, and the means of the objective's metrics, whose names `metrics` has. Raises MachineError where it
+        runs out again.
         """
         try:
             return self._step(rate)
