@@ -131,6 +131,22 @@ def test_the_fused_loss_keeps_dtypes_and_is_learned_from_once() -> None:
         found.backward()
 
 
+def test_the_fused_loss_makes_no_gradient_of_what_stands_still() -> None:
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(9, 8), torch.randn(11, 8), torch.randn(11)
+    targets, weights = torch.randint(11, (9,)), torch.rand(9)
+    found = []
+    for moves in (True, False):
+        given = [hidden.clone().requires_grad_(), weight.clone().requires_grad_(moves), bias.clone().requires_grad_()]
+        linear_cross_entropy(given[0], given[1], targets, weights, given[2]).backward()
+        found.append([tensor.grad for tensor in given])
+    (one, moved, shifted), (other, still, again) = found
+    assert moved is not None
+    assert still is None
+    assert torch.equal(one, other)
+    assert torch.equal(shifted, again)
+
+
 def test_without_gradients_the_fused_loss_is_the_same() -> None:
     arguments = drawn(6, 4), drawn(9, 4).requires_grad_(), torch.arange(6), torch.ones(6)
     with torch.no_grad():
