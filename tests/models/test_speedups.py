@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.models.bert import BertConfig
 from underlay.models.gemma import GemmaConfig
-from underlay.models.parts import Attention, blocked, linear_cross_entropy, loss
+from underlay.models.parts import Attention, blocked, linear_cross_entropy, loss, masks
 from underlay.train import CausalLM
 
 
@@ -39,6 +39,30 @@ def test_attention_in_blocks_equals_torchs_own(
     )
     ours = blocked.attend(query, key, value, causal, scale)
     theirs = F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=True)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    found = gradients(ours, query, key, value)
+    expected = gradients(theirs, query, key, value)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize(
+    "lengths",
+    [[[300], [1, 299]], [[40, 40, 220], [128, 128, 44]], [[129, 127, 44], [256, 30, 14]], [[1] * 300, [2] * 150]],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attention_in_blocks_keeps_documents_apart(
+    heads: int, kv_heads: int, lengths: list[list[int]], compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
+    first, _ = masks.isolated(documents)
+    query, key, value = (
+        drawn(2, 300, count, 8).transpose(1, 2).requires_grad_() for count in (heads, kv_heads, kv_heads)
+    )
+    ours = blocked.attend(query, key, value, True, 0.3, first)
+    mask = masks.within(first)
+    theirs = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     found = gradients(ours, query, key, value)
     expected = gradients(theirs, query, key, value)
