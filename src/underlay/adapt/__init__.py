@@ -1,7 +1,8 @@
 """Adaptation: from one base model to a task, by further training.
 
-`pairs` takes instructions and answers from a corpus, `conversations` renders them into rows whose answers alone are
-learned; the training loop is the same as for pretraining.
+`pairs` takes instructions and answers from a corpus, `examples` reads them from files of people, `doctor` shows what a
+model would learn of them. `conversations` renders pairs into rows whose answers alone are learned; the training loop is
+the same as for pretraining.
 """
 
 from underlay.adapt.conversations import Conversations

@@ -19,6 +19,7 @@ from underlay.cli import (
     data,
     doctor,
     embed,
+    examples,
     fill,
     generate,
     library,
@@ -83,6 +84,7 @@ app = typer.Typer(
 )
 for module in (run, curate, card, data, quantise, generate, fill, embed, trace, serve, doctor, plan):
     module.register(app)
+examples.register(data.app)
 transfer.register(library.app)
 app.add_typer(library.app, name="library")
 

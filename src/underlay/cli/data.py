@@ -1,4 +1,4 @@
-"""`underlay data`: the story of one document, and what it takes to forget it."""
+"""`underlay data`: the story of one document, and what it takes to forget it. `examples.py` has more of it."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 _FEW = 3
 """Documents that are named of those that were dropped in its favour; `--json` has all."""
 
-app = typer.Typer(help="Follow one document through everything, or forget it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Follow one document through everything, or forget it; read examples, and check them.",
+    no_args_is_help=True,
+)
 IdArgument = Annotated[
     str,
     typer.Argument(metavar="DOC_ID", help="Any id it ever had, or its first digits, as cards and ledgers show them."),

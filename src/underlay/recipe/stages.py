@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from underlay.adapt.examples import ExamplesConfig
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config, quantity
 from underlay.data import (
@@ -99,6 +100,28 @@ class PackStage(CorporaStage, PackConfig):
     verb: Literal["pack"] = "pack"
     tokenizer: str
     """What to encode it with."""
+
+
+class ExamplesStage(Stage, ExamplesConfig):
+    """Read examples to adapt a model by from files, or take them out of a corpus."""
+
+    verb: Literal["examples"] = "examples"
+    corpus: str | None = None
+    """Take pairs of instruction and answer from this corpus, in the place of `source`."""
+    pairs: PairKind | Literal["auto"] = "auto"
+    """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
+    dataset: str | None = None
+    """What was packed from the corpus: the documents held out there are left out."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.corpus is None) == (not self.source):
+            raise ValueError("set either source or corpus")
+        of_corpus = self.model_fields_set & {"pairs", "dataset"}
+        of_files = self.model_fields_set & ExamplesConfig.model_fields.keys() - {"source", "limit"}
+        if stray := sorted(of_corpus if self.corpus is None else of_files):
+            raise ValueError(f"{stray[0]}: only with {'corpus' if self.corpus is None else 'source'}")
+        return self
 
 
 class PretrainStage(Stage):
@@ -271,6 +294,7 @@ AnyStage = Annotated[
     | CurateStage
     | TokenizerStage
     | PackStage
+    | ExamplesStage
     | PretrainStage
     | AdaptStage
     | QuantiseStage

@@ -23,6 +23,7 @@ from underlay.library import Artifact, Draft, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
 from underlay.recipe.carding import make_card
+from underlay.recipe.exampling import make_examples, which_files
 from underlay.recipe.job import Job, Verb
 from underlay.recipe.quantising import quantise
 from underlay.recipe.report import make_report
@@ -215,6 +216,7 @@ VERBS: Mapping[str, Verb] = {
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
+    "examples": Verb("examples", {"corpus": "corpus", "dataset": "dataset"}, make_examples, outside=which_files),
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
     "adapt": Verb("model", {"model": "model", "corpus": "corpus", "extend": "model"}, adapt, seeded=True, trains=True),
     "quantise": Verb("model", {"model": "model", "dataset": "dataset", "corpus": "corpus"}, quantise, seeded=True),
