@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from underlay import __version__
 from underlay.cli import (
+    adapt,
     card,
     curate,
     data,
@@ -45,7 +46,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            if ctx.invoked_subcommand == "run":
+            if ctx.invoked_subcommand in ("run", "adapt"):
                 console.print("\nStopped; what is done is kept. Run the same command again to go on.")
             raise typer.Exit(130) from None
         except (UserError, MachineError, OSError) as error:
@@ -82,7 +83,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, curate, card, data, quantise, generate, fill, embed, trace, serve, doctor, plan):
+for module in (run, curate, card, data, adapt, quantise, generate, fill, embed, trace, serve, doctor, plan):
     module.register(app)
 examples.register(data.app)
 transfer.register(library.app)

@@ -125,7 +125,7 @@ def _parts(story: "Story") -> dict[str, list[str]]:
         figures += [f"  {name} = {_shown(value)}" for name, value in found.figures.items()]
     models = []
     for model in story.models:
-        what = "pairs taken from it" if model.verb == "adapt" else "rows with it"
+        what = "examples made of it" if model.verb == "adapt" else "rows with it"
         count = f"{model.times:,.0f}" if model.exact else f"about {model.times:,g}"
         steps = f", in steps {_listed(model.steps)}" if model.steps else ""
         models.append(f"{model.model}: {count} {what}{steps}")
