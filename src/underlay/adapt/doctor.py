@@ -28,9 +28,16 @@ class Rendered:
     weights: list[float]
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, messages: Sequence[Message]) -> "Rendered":
-        """Raises UserError where the tokenizer's template refuses the conversation."""
-        return cls(tokenizer, tuple(messages), *render(tokenizer, messages))
+    def of(cls, tokenizer: Tokenizer, messages: Sequence[Message], last: bool = False) -> "Rendered":
+        """Render a conversation; `last`: only its last answer is learned, as that of a preference.
+
+        Raises UserError where the tokenizer's template refuses the conversation.
+        """
+        ids, weights = render(tokenizer, messages)
+        if last:
+            prompt = len(render(tokenizer, messages[:-1], reply=True)[0])
+            weights = [0.0] * prompt + weights[prompt:]
+        return cls(tokenizer, tuple(messages), ids, weights)
 
     @property
     def learned(self) -> list[int]:
@@ -193,16 +200,19 @@ class Diagnosis:
             raise UserError(f"{worst}{more}")
 
 
-def conversations_of(body: object) -> Iterator[tuple[Message, ...]]:
-    """The conversations that an example is learned as. Raises UserError for a form that is learned otherwise."""
+def conversations_of(body: object) -> Iterator[tuple[tuple[Message, ...], bool]]:
+    """The conversations that an example is learned as, and whether only the last answer is learned.
+
+    Raises UserError for a form that is learned otherwise.
+    """
     match body:
         case Conversation(messages):
-            yield messages
+            yield messages, False
         case Preference(prompt, chosen, rejected):
-            yield (*prompt, Message("assistant", chosen))
-            yield (*prompt, Message("assistant", rejected))
+            yield (*prompt, Message("assistant", chosen)), True
+            yield (*prompt, Message("assistant", rejected)), True
         case Judgement(prompt, answer):
-            yield (*prompt, Message("assistant", answer))
+            yield (*prompt, Message("assistant", answer)), True
         case _:
             raise UserError(
                 f"the doctor looks at conversations, preferences and judgements; these are of the form "
@@ -223,18 +233,20 @@ def examine(tokenizer: Tokenizer, examples: Iterable[Example], context: int, sho
     found = Diagnosis(context)
     for example in examples:
         found.examples += 1
-        for messages in conversations_of(example.body):
-            _look(found, tokenizer, messages, f"{example.source}:{example.line}", show)
+        for messages, last in conversations_of(example.body):
+            _look(found, tokenizer, messages, last, f"{example.source}:{example.line}", show)
     if found.longer == found.conversations:
         where = "all of them" if found.conversations else "there are none"
         found.add("nothing fits", f"no conversation fits into {context:,} tokens; raise the context", where)
     return found
 
 
-def _look(found: Diagnosis, tokenizer: Tokenizer, messages: tuple[Message, ...], place: str, show: int) -> None:
+def _look(
+    found: Diagnosis, tokenizer: Tokenizer, messages: tuple[Message, ...], last: bool, place: str, show: int
+) -> None:
     found.conversations += 1
     try:
-        rendered = Rendered.of(tokenizer, messages)
+        rendered = Rendered.of(tokenizer, messages, last)
         roles = tuple(message.role for message in messages)
         checks = CHECKS if roles in found.roles else CHECKS | CHECKS_OF_ROLES
         found.roles.add(roles)

@@ -1,5 +1,6 @@
 """Tokens on a terminal: where each begins, what is learned, and which are special."""
 
+import codecs
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -46,27 +47,19 @@ def _pieces(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[float]
     """(text, special, learned); tokens that are a character only together are one."""
     from underlay.evaluate.page import visible
 
-    waiting, learned = b"", False
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    learned = False
     for index, weight in zip(ids, weights, strict=True):
         special = index in tokenizer.special_ids
-        if waiting and (special or bool(weight) != learned):
-            yield waiting.decode("utf-8", "replace"), False, learned
-            waiting = b""
+        if (special or bool(weight) != learned) and (rest := decoder.decode(b"", final=True)):
+            yield rest, False, learned
         learned = bool(weight)
         if special:
             yield tokenizer.name(index) or f"<{index}>", True, learned
-            continue
-        waiting += tokenizer.decode_bytes([index])
-        try:
-            text = waiting.decode()
-        except UnicodeDecodeError:
-            if len(waiting) < 4:
-                continue
-            text = waiting.decode("utf-8", "replace")
-        waiting = b""
-        yield visible(text), False, learned
-    if waiting:
-        yield waiting.decode("utf-8", "replace"), False, learned
+        elif text := decoder.decode(tokenizer.decode_bytes([index])):
+            yield visible(text), False, learned
+    if rest := decoder.decode(b"", final=True):
+        yield rest, False, learned
 
 
 def show_diagnosis(out: Console, found: "Diagnosis") -> None:
