@@ -130,6 +130,13 @@ def test_sentences_in_columns(tmp_path: Path) -> None:
     assert len(read(tmp_path / "other.txt", layout="conll").examples) == 3
 
 
+def test_a_sentence_without_end_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text("word O\n" * 1000 + "\nAnn B-x\n")
+    reading = read(tmp_path / "a.conll", max_record_bytes=1024)
+    assert [(one.line, one.body.words) for one in reading.examples] == [(1002, ("Ann",))]
+    assert reading.left_out.first == {"a record larger than max_record_bytes": f"{tmp_path / 'a.conll'}:1"}
+
+
 def test_parquet_tells_what_its_numbers_mean(tmp_path: Path) -> None:
     label = {"_type": "ClassLabel", "names": ["ham", "spam"]}
     tags = {"_type": "Sequence", "feature": {"_type": "ClassLabel", "names": ["O", "B-x"]}}
