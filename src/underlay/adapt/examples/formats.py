@@ -70,9 +70,10 @@ def _asked(fields: Fields) -> tuple[Message, ...]:
     more = fields.get("input")
     words = f"{asked}\n\n{text_of(more, 'the input')}" if more is not None and more != "" else asked
     earlier: list[Message] = []
-    for turn in fields.get("history") or []:
-        if not isinstance(turn, list) or len(turn) != 2:
-            raise Unusable("a history that is no list of question and answer")
+    history = fields.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise Unusable("a history that is no list of question and answer")
+    for turn in history:
         earlier += [Message("user", text_of(turn[0], "a turn of the history"))]
         earlier += [Message("assistant", text_of(turn[1], "a turn of the history"))]
     return (*_system(fields), *earlier, Message("user", words))
@@ -192,14 +193,21 @@ def _label(fields: Fields) -> Form:
 
 def _labels(said: Any) -> tuple[tuple[str, ...], float | None]:
     if isinstance(said, list):
-        return tuple(dict.fromkeys(_labels(one)[0][0] for one in said)), None
-    if isinstance(said, bool):
-        return (str(said).lower(),), None
+        return tuple(dict.fromkeys(map(_name, said))), None
     if isinstance(said, float) or (isinstance(said, str) and _FRACTION.fullmatch(said.strip())):
         value = _value(said)
         if not value.is_integer():
             return (), value
-    return (text_of(f"{said:.0f}" if _is_number(said) else said, "the label").strip(),), None
+    return (_name(said),), None
+
+
+def _name(said: Any) -> str:
+    """A label as a text: true, 3, and 3.0 as a table with gaps has it, are `true`, `3` and `3`."""
+    if isinstance(said, float) and said.is_integer():
+        said = f"{said:.0f}"
+    elif isinstance(said, int):
+        said = str(said).lower()
+    return text_of(said, "the label").strip()
 
 
 def _value(said: Any) -> float:
