@@ -33,7 +33,7 @@ TEXT = {"context": "Bees make honey.", "question": "Who?"}
 
 KNOWN: list[tuple[dict[str, Any], Form]] = [
     ({"instruction": "Add", "output": "3"}, Conversation(turns("Add", "3"))),
-    ({"instruction": "Add", "input": "", "output": "3"}, Conversation(turns("Add", "3"))),
+    ({"instruction": "Add", "input": " ", "output": "3", "system": None}, Conversation(turns("Add", "3"))),
     ({"instruction": "Add", "input": "1, 2", "output": "3"}, Conversation(turns("Add\n\n1, 2", "3"))),
     (
         {"instruction": "c", "output": "d", "system": "Be kind.", "history": [["a", "b"]]},
@@ -200,7 +200,10 @@ def test_a_transcript_may_quote_a_turn_only_within_a_line(tmp_path: Path) -> Non
     assert bodies(tmp_path, {"chosen": said, "rejected": f"{said}!"})[0].prompt == turns("He said Human: no")
 
 
-NAMES = sorted({name for one in FORMATS for name in one.reads()} | {"from", "value", "role", "content", "answer_start"})
+NAMES = sorted(
+    {name for one in FORMATS for names in (*one.needs, one.also) for name in names}
+    | {"from", "value", "role", "content", "answer_start"}
+)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
 VALUES = st.recursive(
     SCALARS | st.sampled_from(["user", "assistant", "tool", "####", "\n\nHuman: a\n\nAssistant: b", 10**400]),

@@ -17,6 +17,13 @@ def test_columns_are_renamed_and_what_is_not_read_is_told(tmp_path: Path) -> Non
     assert sum(reading.formats.values()) == 2
 
 
+def test_of_two_columns_for_one_thing_the_other_is_told(tmp_path: Path) -> None:
+    records = [{"text": "a", "label": "x", "score": 3}, {"text": "b", "label": "y", "sentence": "c"}]
+    reading = read(lines(tmp_path / "a.jsonl", *records))
+    assert [one.body for one in reading.examples] == [Label("a", ("x",)), Label("b", ("y",))]
+    assert reading.unread == {"score", "sentence"}
+
+
 def test_a_renamed_column_takes_the_place_of_one_of_that_name(tmp_path: Path) -> None:
     records = [{"text": "title", **GOOD}, {"text": "title", **BAD}]
     found = read(lines(tmp_path / "a.jsonl", *records), columns=RENAMED).examples

@@ -7,7 +7,7 @@ with fewer. Nothing is guessed from the values: where one reading would be as go
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,12 @@ class Format:
     def fits(self, columns: Iterable[str]) -> bool:
         """Whether a record with these columns can be this."""
         there = set(columns)
-        return all(there.intersection(names) for names in self.needs) and not (there & _CARRYING) - self.reads()
+        return all(there.intersection(names) for names in self.needs) and not (there & _CARRYING) - self.reads(there)
 
-    def reads(self) -> set[str]:
-        """All columns that it looks at."""
-        return {*self.also, *(name for names in self.needs for name in names)}
+    def reads(self, columns: Collection[str]) -> set[str]:
+        """Those of the columns that it looks at: of several for one thing only the first."""
+        needed = {name for names in self.needs for name in [one for one in names if one in columns][:1]}
+        return needed | {name for name in self.also if name in columns}
 
     def __str__(self) -> str:
         return f"{self.form} from " + ", ".join("/".join(names) for names in self.needs)
@@ -64,11 +65,16 @@ def one_of(fields: Fields, names: Iterable[str]) -> Any:
     return next((fields[name] for name in names if name in fields), None)
 
 
+def _blank(value: Any) -> bool:
+    """Whether a column that may be empty is."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _asked(fields: Fields) -> tuple[Message, ...]:
     """Alpaca's columns up to the answer (crfm.stanford.edu/2023/03/13/alpaca.html), as one user's turn."""
     asked = text_of(fields["instruction"], "the instruction")
     more = fields.get("input")
-    words = f"{asked}\n\n{text_of(more, 'the input')}" if more is not None and more != "" else asked
+    words = f"{asked}\n\n{text_of(more, 'the input')}" if not _blank(more) else asked
     earlier: list[Message] = []
     history = fields.get("history") or []
     if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
@@ -81,7 +87,7 @@ def _asked(fields: Fields) -> tuple[Message, ...]:
 
 def _system(fields: Fields) -> tuple[Message, ...]:
     said = fields.get("system")
-    return (Message("system", text_of(said, "the system message")),) if said is not None and said != "" else ()
+    return () if _blank(said) else (Message("system", text_of(said, "the system message")),)
 
 
 def _alpaca(fields: Fields) -> Form:
@@ -265,7 +271,7 @@ def _answers(said: Any) -> Iterable[tuple[str, int]]:
 
 def _similar(fields: Fields) -> Form:
     said = one_of(fields, ("negative", "negatives"))
-    negatives = said if isinstance(said, list) else [] if said is None or said == "" else [said]
+    negatives = said if isinstance(said, list) else [] if _blank(said) else [said]
     return Similar(
         text_of(one_of(fields, ("anchor", "query")), "the anchor"),
         text_of(fields["positive"], "the positive"),

@@ -162,7 +162,7 @@ def _made(fields: Fields, config: ExamplesConfig, reading: Reading) -> tuple[For
     format_ = format_of(fields, config.form, config.worked)
     if format_ is None:
         raise Unusable("columns that no format has", _listed(fields))
-    reading.unread |= {shown(name) for name in fields.keys() - format_.reads() - set(LICENCE_FIELDS)}
+    reading.unread |= {shown(name) for name in fields.keys() - format_.reads(fields) - set(LICENCE_FIELDS)}
     return format_.make(fields), str(format_)
 
 
