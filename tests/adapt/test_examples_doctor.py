@@ -122,8 +122,9 @@ def test_every_check_has_a_template_that_fails_it() -> None:
     assert found == {*CHECKS, *CHECKS_OF_ROLES, "refused"}
 
 
-def test_padding_that_ends_texts_but_no_turns_is_sound() -> None:
-    assert diagnose(templated(SOUND, pad_token="<|endoftext|>")).problems == {}
+def test_padding_that_begins_or_ends_texts_but_no_turns_is_sound() -> None:
+    for source in (SOUND, "{{ eos_token }}" + SOUND):
+        assert diagnose(templated(source, pad_token="<|endoftext|>")).problems == {}
 
 
 def test_what_one_conversation_alone_does_is_found_where_it_is() -> None:

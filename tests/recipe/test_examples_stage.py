@@ -10,8 +10,9 @@ from underlay.adapt.examples import Conversation, Examples, Preference
 from underlay.data import Corpus, Dataset
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
+from underlay.library.exclusions import Exclusion
 from underlay.library.reference import one_of
-from underlay.recipe import run_recipe
+from underlay.recipe import excluding, run_recipe
 from underlay.recipe.recipe import make_recipe
 
 TALK = [{"prompt": f"{n}?", "chosen": "yes", "rejected": "no"} for n in range(3)]
@@ -124,6 +125,19 @@ def test_pairs_of_a_corpus_know_their_documents(library: Library) -> None:
     heldout = set(Dataset(made["pack"].folder, "heldout").ids)
     assert heldout & {one.document for one in kept}
     assert {one.document for one in Examples(made["train"].folder)} == {one.document for one in kept} - heldout
+
+
+def test_no_examples_are_taken_from_a_corpus_with_an_excluded_document(library: Library) -> None:
+    corpus = run(library, gather=GATHERED["gather"])["gather"]
+    made = run(library, examples={"corpus": corpus.reference, "pairs": "functions"})["examples"]
+    document = str(Examples(made.folder)[0].document)
+    library.exclude([Exclusion(id=document, forms=(document,), date="2026-01-01", reason="asked")])
+    with pytest.raises(UserError, match="holds an excluded document"):
+        run(library, examples={"corpus": corpus.reference, "pairs": "functions"})
+    touched = {one.artifact.reference: one.why for one in excluding.touched(library, [document])}
+    assert touched == {corpus.reference: "holds it", made.reference: f"was made from {corpus.reference}"}
+    again = run(library, gather=GATHERED["gather"], examples={"corpus": "gather", "pairs": "functions"})["examples"]
+    assert document not in {one.document for one in Examples(again.folder)}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_a_text_begins_once_where_its_tokenizer_begins_it_so() -> None:
         bos = tokenizer.special(Special.BOS)
         assert render(tokenizer, TURNS)[0].count(bos) == 1
         assert render(tokenizer, TURNS)[0][0] == bos
-        assert tokenizer.control[LLAMA3[0]] not in render(with_template(base(), name), TURNS)[0]
+        named = base().configured(bos_token=LLAMA3[0])  # GPT-2's way: it has a name, but begins no text
+        assert bos not in render(with_template(named, name), TURNS)[0]
 
 
 def test_the_text_of_alpaca_reads_as_published() -> None:
@@ -74,6 +75,26 @@ def test_the_text_of_alpaca_reads_as_published() -> None:
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\nName three.\n\nprimes\n\n### Response:\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("chatml", "<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYo\n<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "llama3",
+            "".join(
+                f"<|start_header_id|>{role}<|end_header_id|>\n\n{said}"
+                for role, said in (("user", "Hi<|eot_id|>"), ("assistant", "Yo<|eot_id|>"), ("assistant", ""))
+            ),
+        ),
+    ],
+)
+def test_the_texts_of_the_others_read_as_their_models_learned_them(name: str, text: str) -> None:
+    template = with_template(base(), name).template
+    assert template
+    turns = [{"role": "user", "content": "Hi "}, {"role": "assistant", "content": "Yo\n"}]
+    assert template.render(turns, {}, reply=True) == text
 
 
 def test_our_own_tokenizers_can_take_one() -> None:

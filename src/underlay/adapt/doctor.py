@@ -6,14 +6,16 @@ not stop. Each check here finds one such mistake, and none depends on how the we
 written by `underlay.text.render`, as in training and serving.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from underlay.adapt.examples import Conversation, Example, Judgement, Preference
 from underlay.errors import UserError
+from underlay.progress import Progress, silent
 from underlay.text import Message, Special, Tokenizer, render
 
+_OFTEN = 50
 _PLAIN = "a"
 """Words that no template takes for anything else."""
 
@@ -220,7 +222,9 @@ def conversations_of(body: object) -> Iterator[tuple[tuple[Message, ...], bool]]
             )
 
 
-def examine(tokenizer: Tokenizer, examples: Iterable[Example], context: int, show: int = 0) -> Diagnosis:
+def examine(
+    tokenizer: Tokenizer, examples: Sequence[Example], context: int, show: int = 0, progress: Progress = silent
+) -> Diagnosis:
     """Render examples with a tokenizer, and check each conversation; the first `show` are kept to be shown.
 
     Raises UserError where the tokenizer cannot write conversations, or examples are of a form without answers.
@@ -233,6 +237,8 @@ def examine(tokenizer: Tokenizer, examples: Iterable[Example], context: int, sho
     found = Diagnosis(context)
     for example in examples:
         found.examples += 1
+        if found.examples % _OFTEN == 0:
+            progress(found.examples, len(examples))
         for messages, last in conversations_of(example.body):
             _look(found, tokenizer, messages, last, f"{example.source}:{example.line}", show)
     if found.longer == found.conversations:

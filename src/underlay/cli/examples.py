@@ -101,6 +101,7 @@ def doctor(
     once they are answered, special tokens out of words, and turns that a template leaves out.
     """
     from underlay.adapt.doctor import examine
+    from underlay.cli.display import bar
     from underlay.cli.tokens import show_diagnosis
     from underlay.models.storage import load_config
     from underlay.text import Tokenizer
@@ -112,7 +113,9 @@ def doctor(
     if template:
         tokenizer = with_template(tokenizer, template)
     given = _given([source], form, layout, column, where, worked)
-    found = examine(tokenizer, _read(shelf, source, given), context or load_config(artifact.folder).context, show)
+    read, longest = _read(shelf, source, given), context or load_config(artifact.folder).context
+    with bar("rendering", console(stderr=True)) as progress:
+        found = examine(tokenizer, read, longest, show, progress)
     if json_:
         print_json({"model": artifact.reference, **_as_mapping(found)})
     else:

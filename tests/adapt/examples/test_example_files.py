@@ -130,6 +130,13 @@ def test_sentences_in_columns(tmp_path: Path) -> None:
     assert len(read(tmp_path / "other.txt", layout="conll").examples) == 3
 
 
+def test_a_sentence_without_end_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text("word O\n" * 1000 + "\nAnn B-x\n")
+    reading = read(tmp_path / "a.conll", max_record_bytes=1024)
+    assert [(one.line, one.body.words) for one in reading.examples] == [(1002, ("Ann",))]
+    assert reading.left_out.first == {"a record larger than max_record_bytes": f"{tmp_path / 'a.conll'}:1"}
+
+
 def test_parquet_tells_what_its_numbers_mean(tmp_path: Path) -> None:
     label = {"_type": "ClassLabel", "names": ["ham", "spam"]}
     tags = {"_type": "Sequence", "feature": {"_type": "ClassLabel", "names": ["O", "B-x"]}}
@@ -177,6 +184,29 @@ def test_a_hostile_line_costs_itself_alone(tmp_path: Path, reason: str) -> None:
     ((found, count),) = reading.left_out.counts.items()
     assert (reason in found, count) == (True, 1)
     assert reading.left_out.first[found].startswith(f"{tmp_path / 'a.jsonl'}:1")
+
+
+@pytest.mark.parametrize("layout", ["json", "jsonl", "csv", "parquet"])
+def test_a_record_that_is_too_large_costs_itself_alone(tmp_path: Path, layout: str) -> None:
+    records = [RECORDS[0], {"text": "x" * 2000, "label": "a"}, RECORDS[1]]
+    path = tmp_path / f"a.{layout}"
+    if layout == "json":
+        path.write_text(json.dumps(records))
+    elif layout == "jsonl":
+        lines(path, *records)
+    elif layout == "csv":
+        path.write_text(
+            "".join(
+                f'"{a}","{b}"\n'
+                for a, b in [("text", "label"), *((r["text"].replace('"', '""'), r["label"]) for r in records)]
+            )
+        )
+    else:
+        pq.write_table(pa.Table.from_pylist(records), path)
+    reading = read(path, max_record_bytes=1024)
+    assert [one.body.text for one in reading.examples] == [RECORDS[0]["text"], RECORDS[1]["text"]]
+    assert dict(reading.left_out.counts) == {"a record larger than max_record_bytes": 1}
+    assert len(read(path).examples) == 3
 
 
 def test_rows_that_do_not_fit_the_first_are_counted(tmp_path: Path) -> None:

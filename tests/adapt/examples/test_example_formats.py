@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 from example_files import bodies, lines, read, refusal, turns
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from underlay.adapt.examples import (
+    FORMS,
     Conversation,
     Form,
     Judgement,
@@ -16,7 +19,10 @@ from underlay.adapt.examples import (
     Question,
     Similar,
     Tags,
+    example_id,
 )
+from underlay.adapt.examples.formats import FORMATS, format_of
+from underlay.adapt.examples.unusable import Unusable
 from underlay.text import Message
 
 SYSTEM = Message("system", "Be kind.")
@@ -27,7 +33,7 @@ TEXT = {"context": "Bees make honey.", "question": "Who?"}
 
 KNOWN: list[tuple[dict[str, Any], Form]] = [
     ({"instruction": "Add", "output": "3"}, Conversation(turns("Add", "3"))),
-    ({"instruction": "Add", "input": "", "output": "3"}, Conversation(turns("Add", "3"))),
+    ({"instruction": "Add", "input": " ", "output": "3", "system": None}, Conversation(turns("Add", "3"))),
     ({"instruction": "Add", "input": "1, 2", "output": "3"}, Conversation(turns("Add\n\n1, 2", "3"))),
     (
         {"instruction": "c", "output": "d", "system": "Be kind.", "history": [["a", "b"]]},
@@ -69,6 +75,8 @@ KNOWN: list[tuple[dict[str, Any], Form]] = [
     ({"text": "good", "label": "yes"}, Label("good", ("yes",))),
     ({"sentence": "good", "category": 1}, Label("good", ("1",))),
     ({"text": "good", "labels": ["a", "b"]}, Label("good", ("a", "b"))),
+    ({"text": "good", "labels": []}, Label("good", ())),
+    ({"text": "good", "label": True}, Label("good", ("true",))),
     (
         {"premise": "it rains", "hypothesis": "it is wet", "label": "yes"},
         Label("it rains", ("yes",), None, "it is wet"),
@@ -96,7 +104,7 @@ KNOWN: list[tuple[dict[str, Any], Form]] = [
 )
 def test_columns_tell_the_form(tmp_path: Path, record: dict[str, Any], expected: Form) -> None:
     other = {"text": "another", "label": "no"}  # a single label teaches nothing
-    found = bodies(tmp_path, record, *([other] if isinstance(expected, Label) and expected.labels else []))
+    found = bodies(tmp_path, record, *([other] if isinstance(expected, Label) and expected.value is None else []))
     assert found[0] == expected
 
 
@@ -133,6 +141,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"question": "6 * 7?", "answer": "It is\n####  "}, "the answer is empty"),
     ({"text": "good", "label": None}, "the label is missing or null"),
     ({"text": "", "label": "a"}, "the text is empty"),
+    ({"text": "good", "labels": ["a", ["b", "c"]]}, "the label is no text"),
+    ({"text": "good", "labels": ["a", 0.5]}, "the label is no text"),
     ({"text": "good", "score": "high"}, "a value that is no number"),
     ({"text": "good", "score": float("nan")}, "a value that is no number"),
     ({"tokens": ["a", "b"], "tags": ["O"]}, "not as many tags as words"),
@@ -188,6 +198,36 @@ def test_where_one_label_has_a_fraction_all_are_numbers(tmp_path: Path) -> None:
 def test_a_transcript_may_quote_a_turn_only_within_a_line(tmp_path: Path) -> None:
     said = "\n\nHuman: He said Human: no\n\nAssistant: ok"
     assert bodies(tmp_path, {"chosen": said, "rejected": f"{said}!"})[0].prompt == turns("He said Human: no")
+
+
+NAMES = sorted(
+    {name for one in FORMATS for names in (*one.needs, one.also) for name in names}
+    | {"from", "value", "role", "content", "answer_start"}
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
+VALUES = st.recursive(
+    SCALARS | st.sampled_from(["user", "assistant", "tool", "####", "\n\nHuman: a\n\nAssistant: b", 10**400]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_whatever_stands_in_known_columns_is_read_or_left_out(data: st.DataObject) -> None:
+    format_ = data.draw(st.sampled_from(FORMATS))
+    fields = {data.draw(st.sampled_from(names)): data.draw(VALUES) for names in format_.needs}
+    fields |= data.draw(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
+    found = format_of(fields, None, worked=False)
+    said = ""
+    try:
+        body = found.make(fields) if found else None
+        assert body is None or isinstance(body, tuple(FORMS.values()))
+        if body:
+            example_id(body)
+    except Unusable as error:
+        said = error.reason + error.detail
+    assert said.isprintable()
 
 
 def test_lone_surrogates_do_not_reach_the_examples(tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ def test_columns_are_renamed_and_what_is_not_read_is_told(tmp_path: Path) -> Non
     assert sum(reading.formats.values()) == 2
 
 
+def test_of_two_columns_for_one_thing_the_other_is_told(tmp_path: Path) -> None:
+    records = [{"text": "a", "label": "x", "score": 3}, {"text": "b", "label": "y", "sentence": "c"}]
+    reading = read(lines(tmp_path / "a.jsonl", *records))
+    assert [one.body for one in reading.examples] == [Label("a", ("x",)), Label("b", ("y",))]
+    assert reading.unread == {"score", "sentence"}
+
+
 def test_a_renamed_column_takes_the_place_of_one_of_that_name(tmp_path: Path) -> None:
     records = [{"text": "title", **GOOD}, {"text": "title", **BAD}]
     found = read(lines(tmp_path / "a.jsonl", *records), columns=RENAMED).examples
@@ -53,7 +60,7 @@ def test_of_equal_examples_one_is_kept_and_the_others_are_counted(tmp_path: Path
 
 def test_labels_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", GOOD, {**BAD, "stars": "5"})
-    assert "all 2 examples have the label '5'" in refusal(path, columns=RENAMED)
+    assert "every label, of 2, is '5'" in refusal(path, columns=RENAMED)
 
 
 def test_several_forms_are_refused_with_both_places(tmp_path: Path) -> None:
@@ -74,6 +81,13 @@ def test_where_nothing_is_usable_it_is_told_what_there_is_and_what_is_known(tmp_
     assert "no tags in" in narrow
     assert "tags from tokens/words, tags/ner_tags" in narrow
     assert "preference" not in narrow
+
+
+def test_names_of_columns_cannot_steer_a_terminal_or_break_a_manifest(tmp_path: Path) -> None:
+    odd = "a\x1b[31m\n\ud800"
+    assert "a\ufffd[31m\ufffd?" in refusal(lines(tmp_path / "a.jsonl", {odd: "x"}))
+    reading = read(lines(tmp_path / "b.jsonl", {"instruction": "a", "output": "b", odd: "x"}))
+    assert reading.unread == {"a\ufffd[31m\ufffd?"}
 
 
 def test_a_record_states_its_licence_and_a_person_overrules_all(tmp_path: Path) -> None:

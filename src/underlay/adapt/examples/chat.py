@@ -55,15 +55,16 @@ def _message(turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise Unusable("a turn that is no object")
     name = turn.get("role", turn.get("from"))
+    name = name if isinstance(name, str) else repr(name)
     if name in _TOOLS or any(turn.get(key) for key in _CALLS):
         raise Unusable("calls of tools, which are not supported")
     if any(turn.get(key) for key in _THOUGHTS):
         raise Unusable("thoughts apart from what is said, which are not supported")
     if turn.get("weight") not in (None, 1):
         raise Unusable("turns with a weight of their own, which are not supported")
-    role = _ROLES.get(name) if isinstance(name, str) else None
+    role = _ROLES.get(name)
     if role is None:
-        raise Unusable("a role that is not known", repr(name))
+        raise Unusable("a role that is not known", name)
     content = turn.get("content", turn.get("value"))
     return Message(role, text_of(_joined(content), f"what the {role} says"))
 

@@ -7,7 +7,7 @@ with fewer. Nothing is guessed from the values: where one reading would be as go
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,12 @@ class Format:
     def fits(self, columns: Iterable[str]) -> bool:
         """Whether a record with these columns can be this."""
         there = set(columns)
-        return all(there.intersection(names) for names in self.needs) and not (there & _CARRYING) - self.reads()
+        return all(there.intersection(names) for names in self.needs) and not (there & _CARRYING) - self.reads(there)
 
-    def reads(self) -> set[str]:
-        """All columns that it looks at."""
-        return {*self.also, *(name for names in self.needs for name in names)}
+    def reads(self, columns: Collection[str]) -> set[str]:
+        """Those of the columns that it looks at: of several for one thing only the first."""
+        needed = {name for names in self.needs for name in [one for one in names if one in columns][:1]}
+        return needed | {name for name in self.also if name in columns}
 
     def __str__(self) -> str:
         return f"{self.form} from " + ", ".join("/".join(names) for names in self.needs)
@@ -64,15 +65,21 @@ def one_of(fields: Fields, names: Iterable[str]) -> Any:
     return next((fields[name] for name in names if name in fields), None)
 
 
+def _blank(value: Any) -> bool:
+    """Whether a column that may be empty is."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _asked(fields: Fields) -> tuple[Message, ...]:
     """Alpaca's columns up to the answer (crfm.stanford.edu/2023/03/13/alpaca.html), as one user's turn."""
     asked = text_of(fields["instruction"], "the instruction")
     more = fields.get("input")
-    words = f"{asked}\n\n{text_of(more, 'the input')}" if more is not None and more != "" else asked
+    words = f"{asked}\n\n{text_of(more, 'the input')}" if not _blank(more) else asked
     earlier: list[Message] = []
-    for turn in fields.get("history") or []:
-        if not isinstance(turn, list) or len(turn) != 2:
-            raise Unusable("a history that is no list of question and answer")
+    history = fields.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise Unusable("a history that is no list of question and answer")
+    for turn in history:
         earlier += [Message("user", text_of(turn[0], "a turn of the history"))]
         earlier += [Message("assistant", text_of(turn[1], "a turn of the history"))]
     return (*_system(fields), *earlier, Message("user", words))
@@ -80,7 +87,7 @@ def _asked(fields: Fields) -> tuple[Message, ...]:
 
 def _system(fields: Fields) -> tuple[Message, ...]:
     said = fields.get("system")
-    return (Message("system", text_of(said, "the system message")),) if said is not None and said != "" else ()
+    return () if _blank(said) else (Message("system", text_of(said, "the system message")),)
 
 
 def _alpaca(fields: Fields) -> Form:
@@ -192,14 +199,21 @@ def _label(fields: Fields) -> Form:
 
 def _labels(said: Any) -> tuple[tuple[str, ...], float | None]:
     if isinstance(said, list):
-        return tuple(dict.fromkeys(_labels(one)[0][0] for one in said)), None
-    if isinstance(said, bool):
-        return (str(said).lower(),), None
+        return tuple(dict.fromkeys(map(_name, said))), None
     if isinstance(said, float) or (isinstance(said, str) and _FRACTION.fullmatch(said.strip())):
         value = _value(said)
         if not value.is_integer():
             return (), value
-    return (text_of(f"{said:.0f}" if _is_number(said) else said, "the label").strip(),), None
+    return (_name(said),), None
+
+
+def _name(said: Any) -> str:
+    """A label as a text: true, 3, and 3.0 as a table with gaps has it, are `true`, `3` and `3`."""
+    if isinstance(said, float) and said.is_integer():
+        said = f"{said:.0f}"
+    elif isinstance(said, int):
+        said = str(said).lower()
+    return text_of(said, "the label").strip()
 
 
 def _value(said: Any) -> float:
@@ -257,7 +271,7 @@ def _answers(said: Any) -> Iterable[tuple[str, int]]:
 
 def _similar(fields: Fields) -> Form:
     said = one_of(fields, ("negative", "negatives"))
-    negatives = said if isinstance(said, list) else [] if said is None or said == "" else [said]
+    negatives = said if isinstance(said, list) else [] if _blank(said) else [said]
     return Similar(
         text_of(one_of(fields, ("anchor", "query")), "the anchor"),
         text_of(fields["positive"], "the positive"),

@@ -19,7 +19,7 @@ from underlay.adapt.examples.formats import format_of, known
 from underlay.adapt.examples.forms import Example, Form, Label
 from underlay.adapt.examples.records import Fields, records
 from underlay.adapt.examples.store import example_id
-from underlay.adapt.examples.unusable import LeftOut, Unusable
+from underlay.adapt.examples.unusable import LeftOut, Unusable, shown
 from underlay.data.gather.kinds import Packing, kind_of
 from underlay.data.gather.licences import spdx
 from underlay.data.gather.readers.records import LICENCE_FIELDS
@@ -162,12 +162,12 @@ def _made(fields: Fields, config: ExamplesConfig, reading: Reading) -> tuple[For
     format_ = format_of(fields, config.form, config.worked)
     if format_ is None:
         raise Unusable("columns that no format has", _listed(fields))
-    reading.unread |= fields.keys() - format_.reads() - set(LICENCE_FIELDS)
+    reading.unread |= {shown(name) for name in fields.keys() - format_.reads(fields) - set(LICENCE_FIELDS)}
     return format_.make(fields), str(format_)
 
 
 def _listed(fields: Fields) -> str:
-    names = ", ".join(str(name)[:40] for name in list(fields)[:_FEW])
+    names = ", ".join(shown(name, 40) for name in list(fields)[:_FEW])
     return f"{names}, ..." if len(fields) > _FEW else names or "none"
 
 
@@ -202,8 +202,8 @@ def _settled(examples: list[Example]) -> list[Example]:
     if all(label.value is None for label in labels):
         different = {label.labels for label in labels}
         if len(different) == 1:
-            said = ", ".join(labels[0].labels) or "none"
-            raise UserError(f"all {len(examples):,} examples have the label {said!r}; there is nothing to tell apart")
+            said = shown(", ".join(labels[0].labels)) or "none"
+            raise UserError(f"every label, of {len(examples):,}, is {said!r}; there is nothing to tell apart")
         return examples
     settled = []
     for example, label in zip(examples, labels, strict=True):
@@ -218,6 +218,5 @@ def _as_number(example: Example, label: Label) -> float:
         (said,) = label.labels
         return float(said)
     except ValueError as error:
-        raise UserError(
-            f"{example.source}:{example.line}: the label {', '.join(label.labels)!r} is no number, but others are"
-        ) from error
+        given = shown(", ".join(label.labels))
+        raise UserError(f"{example.source}:{example.line}: the label {given!r} is no number, but others are") from error

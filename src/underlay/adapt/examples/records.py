@@ -33,6 +33,7 @@ _COMMENT = re.compile(r"#\s*\w+\s*=|#\s*\w+\s*$")
 _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError, MemoryError)
 """What pyarrow raises for damaged files."""
 _TOO_LARGE = "a record larger than max_record_bytes"
+_NO_OBJECT = "a record that is no object of named values"
 
 
 def records(file: File, layout: Layout, packing: Packing | None, config: ExamplesConfig) -> Iterator[Numbered]:
@@ -40,7 +41,7 @@ def records(file: File, layout: Layout, packing: Packing | None, config: Example
     if layout == "parquet":
         if packing:
             raise UserError(f"{file.name}: Parquet is compressed already; unpack the {packing} around it")
-        yield from _parquet(file)
+        yield from _parquet(file, config)
         return
     delimiter = b"\t" if layout == "tsv" else b","
     if layout == "csv":
@@ -69,7 +70,7 @@ def _object(text: str) -> Fields | Unusable:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         return Unusable("a line that is not JSON", str(error))
-    return value if isinstance(value, dict) else Unusable("a record that is no object of named values")
+    return value if isinstance(value, dict) else Unusable(_NO_OBJECT)
 
 
 def _json(name: str, stream: Stream, config: ExamplesConfig) -> Iterator[Numbered]:
@@ -87,8 +88,14 @@ def _json(name: str, stream: Stream, config: ExamplesConfig) -> Iterator[Numbere
     except ValueError as error:
         hint = "; is it JSONL? Then say `layout: jsonl`" if str(error).startswith("Extra data") else ""
         raise UserError(f"{name}: not JSON: {error}{hint}") from error
+    large = len(data) > config.max_record_bytes
     for number, record in enumerate(_array(name, value), 1):
-        yield number, record if isinstance(record, dict) else Unusable("a record that is no object of named values")
+        if not isinstance(record, dict):
+            yield number, Unusable(_NO_OBJECT)
+        elif large and len(json.dumps(record, ensure_ascii=False)) > config.max_record_bytes:
+            yield number, Unusable(_TOO_LARGE)
+        else:
+            yield number, record
 
 
 def _array(name: str, value: Any) -> Iterator[Any]:
@@ -211,7 +218,7 @@ _READERS: dict[Layout, Callable[[str, Stream, ExamplesConfig], Iterator[Numbered
 }
 
 
-def _parquet(file: File) -> Iterator[Numbered]:
+def _parquet(file: File, config: ExamplesConfig) -> Iterator[Numbered]:
     number = 1
     try:
         with file.open() as opened:
@@ -222,8 +229,10 @@ def _parquet(file: File) -> Iterator[Numbered]:
                 rows = max(1, min(_ROWS, _AT_ONCE * max(1, told.num_rows) // max(1, told.total_byte_size)))
                 for batch in table.iter_batches(rows, row_groups=[group]):
                     batch.validate(full=True)
+                    large = batch.nbytes > config.max_record_bytes
                     for row in range(len(batch)):
-                        yield number, _row(batch, row, names)
+                        bad = large and batch.slice(row, 1).nbytes > config.max_record_bytes
+                        yield number, Unusable(_TOO_LARGE) if bad else _row(batch, row, names)
                         number += 1
     except _DAMAGED as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]

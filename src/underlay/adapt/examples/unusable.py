@@ -6,6 +6,13 @@ Every reason keeps the first place where it was met, so that a person can go and
 from collections import Counter
 from dataclasses import dataclass, field
 
+from underlay.data.gather.readers.decode import clean
+
+
+def shown(text: str, most: int = 80) -> str:
+    """The beginning of what stands in a file, on one line and without signs that steer a terminal."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in clean(text[:most]))
+
 
 class Unusable(Exception):  # noqa: N818 - no error: a record that is left out
     """Why a record is no example."""
@@ -13,7 +20,7 @@ class Unusable(Exception):  # noqa: N818 - no error: a record that is left out
     def __init__(self, reason: str, detail: str = "") -> None:
         """`reason` is one of few, under which records are counted; `detail` tells more of this one."""
         super().__init__(reason)
-        self.reason, self.detail = reason, detail[:80]
+        self.reason, self.detail = reason, shown(detail)
 
 
 @dataclass
