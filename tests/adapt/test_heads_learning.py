@@ -100,9 +100,11 @@ def test_how_many_rows_go_at_once_changes_nothing(what: str, rows: int, tmp_path
         one = prepared("encoder", what, group=2)
         learn(one, tmp_path / str(micro), 6, batch_rows=rows, micro_rows=micro)
         ends.append(one.model.state_dict())
+    # What softmax does not see has gradients of rounding alone, which Adam enlarges to whole steps.
+    unseen = ["key.bias"] + ["blocks.1.mlp_out_norm.bias", "task.output.bias"] * (what == "questions")
     for name, tensor in ends[0].items():
-        if not name.endswith("key.bias"):  # softmax does not see it, so its gradient is rounding, which Adam enlarges
-            torch.testing.assert_close(tensor, ends[1][name], rtol=1e-3, atol=1e-4, msg=name)
+        if not name.endswith(tuple(unseen)):
+            torch.testing.assert_close(tensor, ends[1][name], rtol=1e-4, atol=2e-5, msg=name)
 
 
 @pytest.mark.parametrize("what", ["several", "tags", "similar"])
