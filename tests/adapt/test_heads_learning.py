@@ -1,5 +1,6 @@
 """Heads learn: every kind, on both trunks, whatever way batches are cut, and as often as a run is stopped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,18 @@ def test_a_frozen_trunk_stays_bit_for_bit(tmp_path: Path) -> None:
     freeze_trunk(one.model)
     assert {n for n, p in one.model.named_parameters() if p.requires_grad} == {"task.output.weight", "task.output.bias"}
     assert one.fresh == {"task.output.weight", "task.output.bias", "pooler.weight", "pooler.bias"}
+
+
+@pytest.mark.parametrize("what", ["labels", "several", "numbers", "pairs"])
+@pytest.mark.parametrize(("kind", "pooler"), [("encoder", True), ("encoder", False), ("decoder", True)])
+def test_what_a_frozen_trunk_read_once_is_what_it_reads(kind: str, pooler: bool, what: str) -> None:
+    one = prepared(kind, what, frozen=True, pooler=pooler)
+    batch = one.source.batch(0, 4)
+    assert isinstance(batch, TaskBatch)
+    assert batch.vectors is not None
+    found, expected = (loss_and_gradients(one, [rows]) for rows in (batch, replace(batch, vectors=None)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert found[1].keys() == {n for n, p in one.model.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("kind", KINDS)

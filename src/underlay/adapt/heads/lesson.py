@@ -9,6 +9,7 @@ from underlay.adapt.examples import Example, Form, Label, Question, Similar, Tag
 from underlay.adapt.heads.build import freeze_trunk, fresh, with_head
 from underlay.adapt.heads.config import HeadConfig
 from underlay.adapt.heads.objectives import Alike, Number, SeveralLabels, SpanEnds, TextClass, TokenClass
+from underlay.adapt.heads.predict import read_vectors
 from underlay.adapt.heads.prepared import EMPTY, Prepared
 from underlay.adapt.heads.source import Groups, TaskRows
 from underlay.adapt.heads.spans import place_answers
@@ -49,11 +50,15 @@ def lesson(
         return _alike(base, tokenizer, similar, settings, context, seed, dtype)
     prepared = _prepared(base, tokenizer, bodies, settings, context)
     task = prepared.task
-    source = TaskRows(prepared.framed, prepared.targets, batch_rows, seed, by_token=task.kind == "token")
     model = with_head(base, task, seed, settings.pooler)
     new = fresh(base, model)
+    vectors = None
     if settings.frozen:
         freeze_trunk(model, new)
+        # A pooler that the base brings does not learn either, but it is little work beside the trunk.
+        vectors = read_vectors(model, prepared.framed, dtype) if task.kind == "text" else None
+    by_token = task.kind == "token"
+    source = TaskRows(prepared.framed, prepared.targets, batch_rows, seed, by_token, vectors)
     metrics = {"rows": len(source), "labels": task.scores}
     return Lesson(model, source, objective_of(task, dtype), prepared.count, +prepared.left_out, metrics, new)
 

@@ -30,10 +30,17 @@ def states(model: Model, batch: TaskBatch, dtype: torch.dtype) -> Tensor:
     return model.hidden(batch.tokens, dtype=dtype)  # causal, and padded on the right: nothing sees what pads
 
 
-def text_scores(model: Model, hidden: Tensor, present: Tensor) -> Tensor:
-    """Scores of texts (batch, labels) float32 from the states of their tokens."""
-    pooled = model.pooled(hidden) if isinstance(model, Encoder) and model.pooler is not None else None
-    scores: Tensor = _head(model)(hidden, present, pooled)
+def text_vectors(model: Model, hidden: Tensor, present: Tensor) -> Tensor:
+    """What a head for texts reads of the states of their tokens, its pooler included: (batch, width)."""
+    if isinstance(model, Encoder) and model.pooler is not None:
+        return hidden[:, 0]
+    return pool(hidden, present, _head(model).pooling, normalised=False).to(hidden.dtype)
+
+
+def text_scores(model: Model, vectors: Tensor) -> Tensor:
+    """Scores of texts (batch, labels) float32 from what `text_vectors` gives."""
+    pooled = model.pooled(vectors[:, None]) if isinstance(model, Encoder) and model.pooler is not None else vectors
+    scores: Tensor = _head(model)(vectors[:, None], torch.ones_like(vectors[:, :1], dtype=torch.bool), pooled)
     return scores.float()
 
 
@@ -55,10 +62,23 @@ def _head(model: Model) -> TaskHead:
 
 
 def _read(model: nn.Module, batch: Batch, dtype: torch.dtype) -> tuple[Model, TaskBatch, Tensor, Tensor]:
+    model, batch, present = _checked(model, batch)
+    return model, batch, states(model, batch, dtype), present
+
+
+def _read_texts(model: nn.Module, batch: Batch, dtype: torch.dtype) -> tuple[Model, TaskBatch, Tensor]:
+    model, batch, present = _checked(model, batch)
+    vectors = batch.vectors
+    if vectors is None:
+        vectors = text_vectors(model, states(model, batch, dtype), present)
+    return model, batch, text_scores(model, vectors)
+
+
+def _checked(model: nn.Module, batch: Batch) -> tuple[Model, TaskBatch, Tensor]:
     assert isinstance(model, Decoder | Encoder)
     assert isinstance(batch, TaskBatch)
     assert batch.present is not None
-    return model, batch, states(model, batch, dtype), batch.present
+    return model, batch, batch.present
 
 
 def _count(like: Tensor) -> Tensor:
@@ -74,8 +94,8 @@ class TextClass:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Loss over the texts."""
-        model, batch, hidden, present = _read(model, batch, self.dtype)
-        scores, targets = text_scores(model, hidden, present), batch.targets[:, 0]
+        model, batch, scores = _read_texts(model, batch, self.dtype)
+        targets = batch.targets[:, 0]
         right = (scores.argmax(-1) == targets).float().sum()
         return Loss(F.cross_entropy(scores, targets, reduction="sum"), _count(targets), {"accuracy": right})
 
@@ -89,8 +109,8 @@ class SeveralLabels:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Loss over the texts, a mean over their labels."""
-        model, batch, hidden, present = _read(model, batch, self.dtype)
-        scores, targets = text_scores(model, hidden, present), batch.targets
+        model, batch, scores = _read_texts(model, batch, self.dtype)
+        targets = batch.targets
         losses = F.binary_cross_entropy_with_logits(scores, targets.float(), reduction="none").mean(-1)
         right = ((scores > 0) == (targets > 0)).all(-1).float().sum()
         return Loss(losses.sum(), _count(targets), {"exact": right})
@@ -105,9 +125,9 @@ class Number:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Loss over the texts."""
-        model, batch, hidden, present = _read(model, batch, self.dtype)
+        model, batch, scores = _read_texts(model, batch, self.dtype)
         assert batch.values is not None
-        off = text_scores(model, hidden, present)[:, 0] - batch.values
+        off = scores[:, 0] - batch.values
         loss = (off / _head(model).config.scale).square().sum()
         return Loss(loss, _count(off), {"off": off.abs().sum()})
 

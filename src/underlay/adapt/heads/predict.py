@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from underlay.adapt.heads.frame import frame_of, room
-from underlay.adapt.heads.objectives import span_scores, states, text_scores, token_scores
+from underlay.adapt.heads.objectives import span_scores, states, text_scores, text_vectors, token_scores
 from underlay.adapt.heads.source import TaskBatch
 from underlay.adapt.heads.spans import Reading, read
 from underlay.adapt.heads.texts import CUT, Text, frame_texts
@@ -193,6 +193,15 @@ def _task(model: Model, what: str, fits: Callable[[TaskConfig], bool]) -> TaskCo
 
 
 @torch.no_grad()
+def read_vectors(model: Model, framed: Sequence[Framed], dtype: torch.dtype = torch.float32) -> Tensor:
+    """What a head for texts reads of each: (texts, width) in `dtype`, on the CPU; see `text_vectors`."""
+    vectors = torch.empty(len(framed), model.config.width, dtype=dtype)
+    for numbers, hidden, present in _runs(model, framed, dtype):
+        vectors[numbers] = text_vectors(model, hidden, present).to("cpu", dtype)
+    return vectors
+
+
+@torch.no_grad()
 def _text_scores(
     model: Model, tokenizer: Tokenizer, texts: Sequence[Text], context: int | None, log: Callable[[str], None]
 ) -> Tensor:
@@ -200,11 +209,7 @@ def _text_scores(
     if cut:
         log(f"{cut} of {len(texts)} texts: {CUT}")
     rows = [_standing(tokenizer, text, number) for number, text in enumerate(framed, 1)]
-    assert model.config.task is not None
-    scores = torch.empty(len(rows), model.config.task.scores)
-    for numbers, hidden, present in _runs(model, rows):
-        scores[numbers] = text_scores(model, hidden, present).cpu()
-    return scores
+    return text_scores(model, read_vectors(model, rows).to(model.embedding.weight.device)).cpu()
 
 
 def _standing(tokenizer: Tokenizer, text: Framed | None, number: int) -> Framed:
@@ -218,13 +223,15 @@ def _standing(tokenizer: Tokenizer, text: Framed | None, number: int) -> Framed:
     return Framed(ids, [0] * len(ids))
 
 
-def _runs(model: Model, framed: Sequence[Framed]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def _runs(
+    model: Model, framed: Sequence[Framed], dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """For each batch the rows in it, their states (batch, time, width), and which tokens are real."""
     training, empty = model.training, torch.zeros(0, dtype=torch.int64)
     model.eval()
     try:
         for batch in padded(framed, BATCH_TOKENS, model.embedding.weight.device):
             rows = TaskBatch(batch.tokens, empty, present=batch.present, types=batch.types)
-            yield batch.rows, states(model, rows, torch.float32), batch.present
+            yield batch.rows, states(model, rows, dtype), batch.present
     finally:
         model.train(training)

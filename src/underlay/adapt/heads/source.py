@@ -43,6 +43,8 @@ class TaskBatch(Batch):
     """(batch,) float32: the numbers to be said, where those are learned."""
     allowed: Tensor | None = None
     """(queries, candidates) bool: which candidates a query is told apart from, where likeness is learned."""
+    vectors: Tensor | None = None
+    """(batch, width): what the head reads of each text, where the trunk does not learn and has read them before."""
 
 
 class Ragged:
@@ -115,15 +117,17 @@ class TaskRows:
         batch_rows: int,
         seed: int,
         by_token: bool = False,
+        vectors: Tensor | None = None,
     ) -> None:
         """targets: lists of one length, or numbers, (rows,) float32; `by_token`: lists as long as their rows, with
-        `NO_TARGET` where nothing is learned. `batch_rows`: how many rows make a step.
+        `NO_TARGET` where nothing is learned. `batch_rows`: how many rows make a step. vectors: (rows, width), as in
+        `TaskBatch`.
         """
         self.texts = Texts(framed)
         self.order = Order(self.texts.tokens.lengths, batch_rows, seed)
         self._numbers = targets if isinstance(targets, np.ndarray) else None
         self._targets = None if isinstance(targets, np.ndarray) else Ragged(targets)
-        self._by_token = by_token
+        self._by_token, self._vectors = by_token, vectors
 
     def __len__(self) -> int:
         return len(self.texts.tokens.lengths)
@@ -132,14 +136,24 @@ class TaskRows:
         """The samples first, first + 1, ...: (count, time), padded to the longest of them."""
         rows = self.order.rows(first, count)
         tokens, present, types = self.texts.padded(rows)
+        vectors = None if self._vectors is None else self._vectors[torch.from_numpy(rows)]
+        values = weights = None
         if self._targets is None:
             assert self._numbers is not None
-            values = torch.from_numpy(self._numbers[rows])
-            return TaskBatch(tokens, torch.zeros(count, 1, dtype=torch.int64), None, (), None, present, types, values)
-        time = tokens.shape[1] if self._by_token else int(self._targets.lengths[rows[0]])
-        targets = self._targets.padded(rows, time, NO_TARGET)
-        weights = (targets != NO_TARGET).float() if self._by_token else None
-        return TaskBatch(tokens, targets.clamp(min=0), weights, (), None, present, types)
+            values, targets = torch.from_numpy(self._numbers[rows]), torch.zeros(count, 1, dtype=torch.int64)
+        else:
+            time = tokens.shape[1] if self._by_token else int(self._targets.lengths[rows[0]])
+            targets = self._targets.padded(rows, time, NO_TARGET)
+            weights = (targets != NO_TARGET).float() if self._by_token else None
+        return TaskBatch(
+            tokens,
+            targets.clamp(min=0),
+            weights,
+            present=present,
+            types=types,
+            values=values,
+            vectors=vectors,
+        )
 
 
 class Groups:

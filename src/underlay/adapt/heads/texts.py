@@ -83,9 +83,9 @@ def label_texts(
 
 
 def _number(values: Sequence[float]) -> TaskConfig:
-    mean, scale = float(np.mean(values)), float(np.std(values))
-    if not np.isfinite([mean, scale]).all():
+    if not np.isfinite(values).all():
         raise UserError("some values are not finite; leave their texts out")
+    mean, scale = float(np.mean(values)), float(np.std(values))
     if not scale:
         raise UserError(f"there is nothing to learn: all texts have the value {mean:g}")
     return TaskConfig(kind="text", labels=(VALUE,), mean=mean, scale=scale)
