@@ -23,8 +23,6 @@ NO_TARGET = -1
 """In the place of a target where nothing is learned."""
 _STEPS = 16
 """Steps in a window, where there are so many rows."""
-_MULTIPLE = 8
-"""Rows are padded to a multiple of this, so that there are few shapes to prepare for."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Texts:
     def padded(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens, which of them are real, and their types; as in `TaskBatch`."""
         lengths = self.tokens.lengths[rows]
-        time = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
+        time = int(lengths.max())
         present = torch.arange(time) < torch.from_numpy(lengths)[:, None]
         types = None if self._types is None else self._types.padded(rows, time, 0)
         return self.tokens.padded(rows, time, 0), present, types
