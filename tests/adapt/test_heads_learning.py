@@ -12,6 +12,8 @@ from underlay.adapt.examples import Label
 from underlay.adapt.heads import HeadConfig, examine, freeze_trunk, fresh, lesson, with_head
 from underlay.adapt.heads.source import Order, TaskBatch
 from underlay.adapt.lesson import Lesson
+from underlay.errors import UserError
+from underlay.generate.embed import embed
 from underlay.models import Batch, Decoder, Encoder
 from underlay.models.heads import TaskConfig
 from underlay.models.storage import load_model, save_model
@@ -236,3 +238,14 @@ def test_a_label_that_was_never_learned_counts_as_wrong(tmp_path: Path) -> None:
     test = examples(Label("good", ("up",)), Label("bad", ("sideways",)))
     figures = examine(one.model, made("encoder")[1], test)
     assert (figures["accuracy"], figures["unknown"]) == (0.5, 1)
+
+
+def test_vectors_stay_pooled_as_they_were_learned(tmp_path: Path) -> None:
+    one = prepared("encoder", "similar", pooling="cls")
+    learn(one, tmp_path / "run", 60, batch_rows=1, micro_rows=1)
+    save_model(one.model, tmp_path)
+    again, tokenizer = load_model(tmp_path), made("encoder")[1]
+    assert torch.equal(embed(again, tokenizer, ["good"]), embed(one.model, tokenizer, ["good"], "cls"))
+    assert examine(again, tokenizer, EVERY["similar"])["recall@1"] == 1
+    with pytest.raises(UserError, match="a llama gives its last token's state alone"):
+        prepared("decoder", "similar", pooling="mean")

@@ -3,7 +3,7 @@
 What a base needs for its old work goes: an encoder's guesses of masked tokens, a decoder's own matrix for the next.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -26,11 +26,16 @@ def with_head(base: Model, task: TaskConfig, seed: int, pooler: bool = True) -> 
     changes: dict[str, Any] = {"task": task, "tied": True}
     if isinstance(base, Encoder):
         changes |= {"masked_head": False, "pooler": pooler and task.kind == "text"}
-    config = type(base.config).model_validate(base.config.model_dump() | changes)
+    return remade(base, changes, seed)
+
+
+def remade(base: Model, changes: Mapping[str, Any], seed: int) -> Model:
+    """The base with another config, on its own memory; what it did not have is drawn, what is not asked for goes."""
+    config = type(base.config).model_validate({**base.config.model_dump(), **changes})
     with torch.device("meta"):
         model = blank(config)
     old = dict(base.named_parameters())
-    if base.config.task != task:
+    if base.config.task != config.task:
         old = {name: one for name, one in old.items() if not name.startswith("task.")}
     generator = torch.Generator().manual_seed(seed)
     state = {}

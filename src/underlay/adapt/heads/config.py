@@ -12,7 +12,8 @@ class HeadConfig(Config):
     several: bool | None = None
     """Whether several labels of a text may hold together; by default wherever an example has not exactly one."""
     frozen: bool = False
-    """Learn the head alone, on the features that the model already has: much faster, and often worse."""
+    """Learn the head alone, on what the trunk already makes of a text; texts are then read only once, so nothing else
+    may change the trunk. Much faster, and often worse."""
     pooler: bool = True
     """Whether a head for texts reads the first position through one more layer, as BERT's does (encoders only);
     otherwise it reads the text's vector, pooled as the model's config says. Other tools know the former alone."""
@@ -23,4 +24,5 @@ class HeadConfig(Config):
     temperature: float = Field(default=0.05, gt=0)
     """What the likeness of two texts is divided by; smaller: nearer texts matter more."""
     pooling: Pooling | None = None
-    """How a text's vector is made, where texts that are alike are learned; by default as the model does."""
+    """How a text's vector is made, now and ever after, where texts that are alike are learned (encoders only); by
+    default as the model does."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from underlay.adapt.examples import Example, Form, Label, Question, Similar, Tags
-from underlay.adapt.heads.build import freeze_trunk, fresh, with_head
+from underlay.adapt.heads.build import freeze_trunk, fresh, remade, with_head
 from underlay.adapt.heads.config import HeadConfig
 from underlay.adapt.heads.objectives import Alike, Number, SeveralLabels, SpanEnds, TextClass, TokenClass
 from underlay.adapt.heads.predict import read_vectors
@@ -18,8 +18,9 @@ from underlay.adapt.heads.words import tag_words
 from underlay.adapt.lesson import Lesson
 from underlay.errors import UserError
 from underlay.generate.embed import pooling_of
-from underlay.models import Model
+from underlay.models import Encoder, Model
 from underlay.models.heads import TaskConfig
+from underlay.models.pooling import Pooling
 from underlay.text import Tokenizer
 from underlay.train import Objective
 
@@ -108,6 +109,16 @@ def _alike(
     if len(pairs) < 2:
         raise UserError(f"there is nothing to tell apart: {len(pairs)} pairs of texts; give at least two")
     left_out = Counter({EMPTY: len(bodies) - len(pairs), CUT: cut})
+    model = _pooled_by(base, settings.pooling or pooling_of(base), seed)
     source = Groups(rows, pairs, settings.group, seed)
-    objective = Alike(settings.pooling or pooling_of(base), settings.temperature, dtype)
-    return Lesson(base, source, objective, len(pairs), +left_out, {"texts": len(rows)})
+    objective = Alike(pooling_of(model), settings.temperature, dtype)
+    return Lesson(model, source, objective, len(pairs), +left_out, {"texts": len(rows)})
+
+
+def _pooled_by(base: Model, pooling: Pooling, seed: int) -> Model:
+    """A model that gives its vectors so ever after."""
+    if pooling == pooling_of(base):
+        return base
+    if not isinstance(base, Encoder):
+        raise UserError(f"pooling: a {base.config.family} gives its last token's state alone; leave `{pooling}` out")
+    return remade(base, {"pooling": pooling}, seed)
