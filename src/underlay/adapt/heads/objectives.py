@@ -82,7 +82,7 @@ def _checked(model: nn.Module, batch: Batch) -> tuple[Model, TaskBatch, Tensor]:
 
 
 def _count(like: Tensor) -> Tensor:
-    return torch.tensor(float(len(like)), device=like.device)
+    return torch.full((), float(len(like)), device=like.device)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from underlay.errors import UserError
 from underlay.generate.padded import BATCH_TOKENS, padded
 from underlay.models import Model
 from underlay.models.heads import TaskConfig
+from underlay.models.parts import computed
 from underlay.text import Framed, Tokenizer
 
 LONGEST_ANSWER = 30
@@ -194,7 +195,8 @@ def _task(model: Model, what: str, fits: Callable[[TaskConfig], bool]) -> TaskCo
 
 @torch.no_grad()
 def read_vectors(model: Model, framed: Sequence[Framed], dtype: torch.dtype = torch.float32) -> Tensor:
-    """What a head for texts reads of each: (texts, width) in `dtype`, on the CPU; see `text_vectors`."""
+    """What a head for texts reads of each: (texts, width) in `parts.computed(dtype)`, on the CPU; see `text_vectors`."""
+    dtype = computed(dtype, model.embedding.weight.device)
     vectors = torch.empty(len(framed), model.config.width, dtype=dtype)
     for numbers, hidden, present in _runs(model, framed, dtype):
         vectors[numbers] = text_vectors(model, hidden, present).to("cpu", dtype)
