@@ -195,7 +195,7 @@ def _task(model: Model, what: str, fits: Callable[[TaskConfig], bool]) -> TaskCo
 
 @torch.no_grad()
 def read_vectors(model: Model, framed: Sequence[Framed], dtype: torch.dtype = torch.float32) -> Tensor:
-    """What a head for texts reads of each: (texts, width) in `parts.computed(dtype)`, on the CPU; see `text_vectors`."""
+    """What a head for texts reads of each, by `text_vectors`: (texts, width) in `parts.computed(dtype)`, on the CPU."""
     dtype = computed(dtype, model.embedding.weight.device)
     vectors = torch.empty(len(framed), model.config.width, dtype=dtype)
     for numbers, hidden, present in _runs(model, framed, dtype):
