@@ -142,7 +142,7 @@ def test_answers_stand_in_windows_that_hold_them_whole(kind: str) -> None:
     most = 24
     reading = read(tokenizer, frame_of(model, tokenizer, pairs=True), most, 8, "who", TEXT)
     assert len(reading.windows) > 1
-    for answer in TEXT.split():
+    for answer in set(TEXT.split()) - {"on"}:  # it stands in london first
         question = Question("who", TEXT, ((answer, TEXT.index(answer)),))
         found = place_answers(model, tokenizer, [question], most, stride=8)
         assert [row.ids for row in found.framed] == [window.framed.ids for window in reading.windows]
