@@ -156,6 +156,15 @@ def test_answers_stand_in_windows_that_hold_them_whole(kind: str) -> None:
         assert one.first + one.length - other.first == 8
 
 
+def test_an_answer_has_no_token_of_its_neighbours() -> None:
+    model, tokenizer = made("encoder")
+    reading = read(tokenizer, frame_of(model, tokenizer, pairs=True), 40, 0, "who", "xab y")
+    assert reading.characters == [(0, 1), (1, 2), (2, 3), (4, 5)]
+    assert reading.tokens(1, 2) == (1, 1)
+    assert reading.tokens(1, 5) == (1, 3)
+    assert reading.tokens(3, 4) is None
+
+
 def test_answers_that_stand_elsewhere_are_left_out_and_long_questions_cut() -> None:
     model, tokenizer = made("encoder")
     wrong = Question("who", "anna walks", (("ben", 0),))
