@@ -9,7 +9,7 @@ from head_world import EVERY, examples, learn, made, prepared
 from torch import Tensor
 
 from underlay.adapt.examples import Label
-from underlay.adapt.heads import HeadConfig, examine, freeze_trunk, fresh, lesson, with_head
+from underlay.adapt.heads import HeadConfig, examine, freeze_trunk, fresh, lesson, predict_answers, with_head
 from underlay.adapt.heads.source import Order, TaskBatch
 from underlay.adapt.lesson import Lesson
 from underlay.errors import UserError
@@ -226,10 +226,18 @@ def test_a_number_keeps_its_units_on_disk(kind: str, tmp_path: Path) -> None:
     assert found == pytest.approx([1030, 970], abs=3)
 
 
-def test_no_answer_is_learned_by_a_decoder_too(tmp_path: Path) -> None:
-    one = prepared("decoder", "questions")
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_found_where_they_stand(kind: str, tmp_path: Path) -> None:
+    one = prepared(kind, "questions")
     learn(one, tmp_path, 200)
-    assert examine(one.model, made("decoder")[1], EVERY["questions"])["exact"] == 1
+    tokenizer = made(kind)[1]
+    assert examine(one.model, tokenizer, EVERY["questions"])["exact"] == 1
+    asked = [example.body for example in EVERY["questions"]]
+    found = predict_answers(one.model, tokenizer, [(body.question, body.context) for body in asked])
+    right = [(*body.answers[0], 1) if body.answers else ("", 0, -1) for body in asked]
+    assert [(answer.text, answer.start) for answer in found] == [(text, at) for text, at, _ in right]
+    assert all(answer.margin * sign > 0 for answer, (_, _, sign) in zip(found, right, strict=True))
+    assert all(answer.end == answer.start + len(answer.text) for answer in found)
 
 
 def test_a_label_that_was_never_learned_counts_as_wrong(tmp_path: Path) -> None:
