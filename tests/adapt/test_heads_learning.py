@@ -172,6 +172,14 @@ def test_a_head_goes_on_the_trunk_as_it_was(kind: str) -> None:
     assert type(model) is (Encoder if kind == "encoder" else Decoder)
 
 
+def test_only_heads_for_texts_have_a_pooler() -> None:
+    base, _ = made("encoder")
+    for task in (TaskConfig(kind="token", labels=("a", "b")), TaskConfig(kind="span")):
+        assert fresh(base, with_head(base, task, 0)) == {"task.output.weight", "task.output.bias"}
+    model = with_head(base, TaskConfig(kind="text", labels=("a", "b")), 0, pooler=False)
+    assert fresh(base, model) == {"task.output.weight", "task.output.bias"}
+
+
 def test_a_head_for_the_same_task_stays_and_another_does_not() -> None:
     base, _ = made("encoder")
     first = with_head(base, TaskConfig(kind="text", labels=("a", "b")), seed=0)

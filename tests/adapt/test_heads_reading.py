@@ -222,6 +222,27 @@ def test_what_stands_beside_a_text_changes_no_prediction(kind: str) -> None:
         assert bool(unsure.text) == (answer.margin > 0)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_answer_is_the_best_over_all_windows(seed: int) -> None:
+    base, tokenizer = made("encoder")
+    asker = with_head(base, TaskConfig(kind="span"), seed)
+    reading = read(tokenizer, frame_of(asker, tokenizer, pairs=True), 24, 4, "who", TEXT)
+    spans, none = [], []
+    for window in reading.windows:
+        tokens, types = (torch.tensor([part]) for part in window.framed)
+        with torch.no_grad():
+            start, end = asker.scores(tokens, types=types)[0].unbind(-1)
+        none.append(float(start[0] + end[0]))
+        for first in range(window.length):
+            for last in range(first, min(window.length, first + 5)):
+                score = float(start[window.at + first] + end[window.at + last])
+                spans.append((score, window.first + first, window.first + last))
+    score, first, last = max(spans)
+    found = predict_answers(asker, tokenizer, [("who", TEXT)], 24, 4, longest=5, must=True)[0]
+    assert (found.start, found.end) == (reading.characters[first][0], reading.characters[last][1])
+    assert found.margin == pytest.approx(score - min(none), abs=1e-4)
+
+
 def test_answers_have_at_most_so_many_tokens() -> None:
     base, tokenizer = made("encoder")
     asker = with_head(base, TaskConfig(kind="span"), 0)
