@@ -1,11 +1,10 @@
 """What a model is adapted by, ready for the training loop."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import nn
-
+from underlay.models import Model
 from underlay.train import Objective, Source
 
 
@@ -21,13 +20,19 @@ class ExampleSource(Source, Protocol):
 
 @dataclass(frozen=True)
 class Lesson:
-    """A model, what it reads, and what it is to make of it."""
+    """What is learned, by whom, and from what."""
 
-    model: nn.Module
-    """What is trained."""
+    model: Model
+    """What is trained; its trunk may be the very memory of the model it came from."""
     source: ExampleSource
+    """Batches of examples, by number."""
     objective: Objective
+    """What of them is learned."""
     count: int
-    """Examples that are learned from."""
-    left_out: Mapping[str, int]
-    """How many are not, by reason."""
+    """Examples learned from."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many were left out or cut, by reason."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Figures of the examples, such as the number of labels."""
+    fresh: frozenset[str] = frozenset()
+    """Parameters that the base did not have; they have to learn, whatever else is frozen."""

@@ -24,6 +24,12 @@ class TaskConfig(Config):
     """Of what the head speaks."""
     labels: tuple[str, ...] = Field(default=(), max_length=100_000)
     """Names of the scores, in their order; one label for a number. `span` has its own."""
+    several: bool = False
+    """Whether several labels of a text may hold together, each by itself; of `text`."""
+    mean: float = 0.0
+    """Of a number: what is added to the head's output, the mean of what it learned from."""
+    scale: float = Field(default=1.0, gt=0)
+    """Of a number: what the head's output is multiplied by first, the standard deviation of what it learned from."""
 
     @model_validator(mode="after")
     def _labelled(self) -> Self:
@@ -31,7 +37,16 @@ class TaskConfig(Config):
             raise ValueError("labels: a span has start and end")
         if self.kind != "span" and (not self.labels or len(set(self.labels)) < len(self.labels)):
             raise ValueError("labels: name at least one, and each once")
+        if self.several and self.kind != "text":
+            raise ValueError(f"several: of texts alone, not of a {self.kind}")
+        if (self.mean, self.scale) != (0, 1) and not self.number:
+            raise ValueError("mean, scale: of a number alone, a text with one label")
         return self
+
+    @property
+    def number(self) -> bool:
+        """Whether the score is a number, not a choice."""
+        return self.kind == "text" and len(self.labels) == 1 and not self.several
 
     @property
     def scores(self) -> int:
@@ -57,4 +72,7 @@ class TaskHead(nn.Module):
             return self.output(hidden)
         if pooled is None:
             pooled = pool(hidden, present, self.pooling, normalised=False).to(hidden.dtype)
-        return self.output(pooled)
+        scores = self.output(pooled)
+        if self.config.number:
+            return scores.float() * self.config.scale + self.config.mean
+        return scores

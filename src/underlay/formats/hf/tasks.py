@@ -12,6 +12,11 @@ from underlay.models.encoder import EncoderConfig
 from underlay.models.heads import TaskConfig
 
 _CLASSES = {"text": "ForSequenceClassification", "token": "ForTokenClassification", "span": "ForQuestionAnswering"}
+_PROBLEMS = {
+    "several": "multi_label_classification",
+    "one": "single_label_classification",
+    "number": "regression",
+}
 _HEADS = ("classifier.", "qa_outputs.", "score.")
 
 
@@ -33,7 +38,8 @@ def read_task(layout: Layout, values: Values, names: Iterable[str], where: str) 
         if not isinstance(named, dict) or named.keys() != {str(number) for number in range(len(named))}:
             raise UserError(f"{where}: id2label must name labels by the numbers from 0")
         labels = tuple(str(named[str(number)]) for number in range(len(named)))
-    task = parse(TaskConfig, {"kind": kind, "labels": labels}, f"{where}: id2label").model_dump()
+    several = kind == "text" and values.get("problem_type") == _PROBLEMS["several"]
+    task = parse(TaskConfig, {"kind": kind, "labels": labels, "several": several}, f"{where}: id2label").model_dump()
     encoder = issubclass(layout.config, EncoderConfig)
     return {"task": task, "tied": True} | ({"masked_head": False, "pooler": kind == "text"} if encoder else {})
 
@@ -50,13 +56,18 @@ def task_rows(layout: Layout, config: TextConfig) -> tuple[Row, ...]:
 
 
 def write_task(layout: Layout, config: TextConfig) -> Values:
-    """Their keys for the model's head."""
+    """Their keys for the model's head. Raises UserError for a number whose mean and scale have no place there."""
     if config.task is None:
         return {}
+    if (config.task.mean, config.task.scale) != (0, 1):
+        raise UserError("this format has no place for the mean and scale of a number; fold them into the head first")
     names: Values = {"architectures": [_stem(layout) + _CLASSES[config.task.kind]]}
     if config.task.labels:
         names["id2label"] = {str(index): label for index, label in enumerate(config.task.labels)}
         names["label2id"] = {label: index for index, label in enumerate(config.task.labels)}
+    if config.task.kind == "text":
+        problem = "several" if config.task.several else "number" if config.task.number else "one"
+        names["problem_type"] = _PROBLEMS[problem]
     return names
 
 
