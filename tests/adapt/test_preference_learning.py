@@ -100,6 +100,16 @@ def test_dpo_equals_a_plain_one_with_its_gradients(tokenizer: Tokenizer) -> None
     assert float(found.metrics["log_probability"]) == pytest.approx(a_token, abs=1e-3)
 
 
+def test_ipo_is_of_means_over_tokens(tokenizer: Tokenizer) -> None:
+    model, source = make_model(tokenizer), Preferences(ten_pairs(), tokenizer, 96, 0)
+    with torch.no_grad():
+        sums, _ = log_probabilities(model, source.gather(range(10)), torch.float32)
+    known = sums - torch.tensor([3.0, -1.0])
+    found = DPO("ipo", beta=0.5)(model, source.referred(known).gather(range(10)))
+    deltas = [3 / len(row.answers[0]) + 1 / len(row.answers[1]) for row in source.rows]
+    assert float(found.sum.detach()) == pytest.approx(sum((delta - 1) ** 2 for delta in deltas), abs=1e-4)
+
+
 @pytest.mark.parametrize("name", ["dpo", "ipo", "hinge", "kto"])
 def test_each_loss_learns_ten_pairs_and_goes_where_it_should(tokenizer: Tokenizer, tmp_path: Path, name: Loss) -> None:
     made = prepared(tokenizer, tmp_path, loss=name, beta=0.5 if name == "ipo" else 0.1)
@@ -132,7 +142,7 @@ def test_ktos_other_answers_are_compared_with_and_not_learned(tokenizer: Tokeniz
     gradients, points = [], []
     for known in (said, moved):
         found = KTO(4)(model, source.referred(known).batch(0, 2))
-        points.append(float(found.metrics["divergence"] / found.count))
+        points.append(float(found.metrics["divergence"].detach() / found.count))
         gradients.append(torch.autograd.grad(found.sum, model.embedding.weight)[0])
     assert points == pytest.approx([0.0, 2.0], abs=1e-4)
     # A point away from the ratios makes all gradients flatter, by the same factor, where all ratios are 0.
@@ -145,8 +155,10 @@ def test_the_reference_is_computed_once_for_what_it_follows_from(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, source = make_model(tokenizer), Preferences(ten_pairs(), tokenizer, 96, 0)
+    monkeypatch.setattr("underlay.adapt.preference.starting._TOKENS", 100)  # several batches
     told: list[float] = []
     found = reference(model, source, torch.float32, tmp_path, lambda done, total, **_: told.append(done))
+    assert len(told) > 2
     assert told[-1] == 10
     expected, _ = log_probabilities(model, source.gather(range(10)), torch.float32)
     torch.testing.assert_close(found, expected.detach(), rtol=0, atol=2e-5)

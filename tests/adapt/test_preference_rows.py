@@ -98,7 +98,9 @@ def test_each_pass_reads_every_pair_once_in_an_order_of_its_own(tokenizer: Token
     source, other = (Preferences(many, tokenizer, 96, seed) for seed in (0, 1))
     passes = [[source.row(sample) for sample in range(start, start + 200)] for start in (0, 200)]
     assert sorted(passes[0]) == sorted(passes[1]) == list(range(200))
-    assert passes[0] != passes[1]
+    assert set(passes[0][:64]) != set(passes[1][:64])
+    lengths = [len(source.rows[number]) for number in passes[0][:64]]
+    assert lengths != sorted(lengths)  # a pass does not go from short to long, over and over
     assert passes[0] != [other.row(sample) for sample in range(200)]
     # The same sample is the same pair, however it is asked for.
     whole = source.batch(40, 8)
@@ -170,6 +172,17 @@ def test_judgements_bring_answers_to_other_prompts(tokenizer: Tokenizer) -> None
     pairs = Judgements(ten_pairs(), tokenizer, 96, 0, group=4)
     assert len(pairs) == 20
     assert int(pairs.good.sum()) == 10
+    asked = {"sky": ("azure", "navy"), "sea": ("teal", "grey")}
+    few = [example(Preference(ask(thing), *said)) for thing, said in asked.items()]
+    for seed in range(4):
+        for row in Judgements(few, tokenizer, 96, seed, group=2).rows:
+            first, second = (tokenizer.decode(list(answer[:-1])) for answer in row.answers)
+            assert not any({first, second} <= set(said) for said in asked.values())
+    uneven = [example(Judgement(ask("sky " * 12), "no", False)), example(Judgement(ask("sea"), "blue " * 9, True))]
+    free = Judgements(uneven, tokenizer, 96, 0, group=2)
+    context = max(len(row.prompt) + len(row.answers[0]) for row in free.rows)
+    assert max(row.longest for row in free.rows) > context
+    assert max(row.longest for row in Judgements(uneven, tokenizer, context, 0, group=2).rows) == context
     with pytest.raises(UserError, match="all examples have the same prompt"):
         Judgements(judged[:1], tokenizer, 96, 0, group=2)
 

@@ -57,11 +57,11 @@ def kto(
 
 
 def reference_point(mismatched: Tensor) -> Tensor:
-    """What KTO compares with: the mean ratio of answers to other prompts than their own, at least 0; no gradient.
+    """What KTO compares with: the mean ratio of answers to other prompts than their own, at least 0.
 
     mismatched: (groups, answers), log p - log q; returns (groups, 1). It estimates the divergence KL(p, q).
     """
-    return mismatched.detach().mean(-1, keepdim=True).clamp(min=0)
+    return mismatched.mean(-1, keepdim=True).clamp(min=0)
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: float = 0.0, centring: float = 0.0) -> Tensor:

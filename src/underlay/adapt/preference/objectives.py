@@ -72,7 +72,7 @@ class KTO:
         told = {
             "margin": gain.sum(),
             "accuracy": (gain > 0).float().sum(),
-            "divergence": point.sum(),
+            "divergence": point.detach().sum(),
             "log_probability": (sums / lengths)[:, 0].detach().sum(),
             "length": lengths[:, 0].sum(),
         }
