@@ -36,14 +36,9 @@ def prepared(tokenizer: Tokenizer, folder: Path, model: Decoder | None = None, *
     return lesson(model, tokenizer, examples(folder), config, 96, 0, torch.float32, folder)
 
 
-def samples(made: Lesson) -> int:
-    """All of a lesson's samples."""
-    return made.count // made.source.group if isinstance(made.source, Judgements) else made.count
-
-
 def learn(made: Lesson, steps: int, rate: float = 3e-3) -> None:
     optimizer = torch.optim.AdamW(made.model.parameters(), rate, weight_decay=0)
-    count = samples(made)
+    count = len(made.source)
     for step in range(steps):
         loss = made.objective(made.model, made.source.batch(step * count, count))
         (loss.sum / loss.count).backward()
@@ -63,7 +58,7 @@ def test_the_others_begin_where_nothing_is_preferred(
     tokenizer: Tokenizer, tmp_path: Path, name: Loss, first: float
 ) -> None:
     made = prepared(tokenizer, tmp_path, loss=name)
-    assert measure(made.model, made.source, made.objective, samples(made))["loss"] == pytest.approx(first, abs=1e-4)
+    assert measure(made.model, made.source, made.objective, len(made.source))["loss"] == pytest.approx(first, abs=1e-4)
 
 
 def test_dpo_equals_a_plain_one_with_its_gradients(tokenizer: Tokenizer) -> None:
@@ -114,7 +109,7 @@ def test_ipo_is_of_means_over_tokens(tokenizer: Tokenizer) -> None:
 def test_each_loss_learns_ten_pairs_and_goes_where_it_should(tokenizer: Tokenizer, tmp_path: Path, name: Loss) -> None:
     made = prepared(tokenizer, tmp_path, loss=name, beta=0.5 if name == "ipo" else 0.1)
     learn(made, 80)
-    figures = measure(made.model, made.source, made.objective, samples(made))
+    figures = measure(made.model, made.source, made.objective, len(made.source))
     assert figures["accuracy"] == 1.0
     assert figures["loss"] < {"dpo": 0.2, "ipo": 0.05, "hinge": 0.1, "kto": 0.2}[name]
     if name == "ipo":  # 1 / (2 beta) apart, no further

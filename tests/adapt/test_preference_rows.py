@@ -102,6 +102,7 @@ def test_each_pass_reads_every_pair_once_in_an_order_of_its_own(tokenizer: Token
     lengths = [len(source.rows[number]) for number in passes[0][:64]]
     assert lengths != sorted(lengths)  # a pass does not go from short to long, over and over
     assert passes[0] != [other.row(sample) for sample in range(200)]
+    assert [source.examples(sample) for sample in range(9)] == [[number] for number in passes[0][:9]]
     # The same sample is the same pair, however it is asked for.
     whole = source.batch(40, 8)
     for place in range(8):
@@ -170,7 +171,9 @@ def test_judgements_bring_answers_to_other_prompts(tokenizer: Tokenizer) -> None
         seen.add(said[1])
     assert len(seen) == 4  # each is somebody's other
     pairs = Judgements(ten_pairs(), tokenizer, 96, 0, group=4)
-    assert len(pairs) == 20
+    assert (len(pairs), len(pairs.rows)) == (5, 20)
+    read = [number for sample in range(5) for number in pairs.examples(sample)]
+    assert sorted(read) == sorted([*range(10)] * 2)
     assert int(pairs.good.sum()) == 10
     asked = {"sky": ("azure", "navy"), "sea": ("teal", "grey")}
     few = [example(Preference(ask(thing), *said)) for thing, said in asked.items()]

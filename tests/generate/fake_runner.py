@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from underlay.generate.adapters import Adapter
 from underlay.generate.runner import BLOCK, Work
+from underlay.models.adapter import Adapter
 
 
 class FakeRunner:

@@ -14,13 +14,13 @@ from torch.distributed.tensor import Replicate, distribute_tensor
 
 from underlay.errors import UserError
 from underlay.generate import Adapter, Constraint, ContextLengthError, Engine, ParameterError, Request, Sampling
-from underlay.generate.adapters import LowRank, changed
 from underlay.generate.native import NativeRunner
 from underlay.generate.path import Path, Precision
 from underlay.generate.plain import PlainRunner
 from underlay.generate.request import Answer
 from underlay.generate.speculate import Draft, Lookup
 from underlay.models import Decoder
+from underlay.models.adapter import LowRank, changed
 from underlay.text import Special, Tokenizer
 
 NEVER: frozenset[int] = frozenset()

@@ -9,12 +9,12 @@ from graph_world import Replays, come_and_go
 from torch import Tensor
 
 from underlay.generate import Adapter, graphs
-from underlay.generate.adapters import LowRank
 from underlay.generate.graphs import Step, cuda_capture
 from underlay.generate.path import choose_runner
 from underlay.generate.plain import PlainRunner
 from underlay.generate.runner import BLOCK, Work
 from underlay.models import Decoder, DecoderConfig, LlamaConfig
+from underlay.models.adapter import LowRank
 from underlay.models.gemma import GemmaConfig
 from underlay.models.gpt2 import GPT2Config
 from underlay.models.mistral import MistralConfig

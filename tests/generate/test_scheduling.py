@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from underlay.errors import UserError
 from underlay.generate import Engine, Request, Sampling
-from underlay.generate.adapters import Adapter
 from underlay.generate.request import Answer, ContextLengthError, ParameterError
 from underlay.generate.runner import BLOCK
 from underlay.generate.sampler import Sampler, choose
 from underlay.generate.sequence import Handle
 from underlay.generate.speculate import Draft, Guesser, Lookup
 from underlay.models import LlamaConfig
+from underlay.models.adapter import Adapter
 from underlay.text import Tokenizer, train_tokenizer
 
 NEVER: frozenset[int] = frozenset()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.models.bert import BertConfig
 from underlay.models.gemma import GemmaConfig
-from underlay.models.parts import Attention, blocked, linear_cross_entropy, loss
+from underlay.models.parts import Attention, blocked, linear_cross_entropy, loss, masks
 from underlay.train import CausalLM
 
 
@@ -39,6 +39,30 @@ def test_attention_in_blocks_equals_torchs_own(
     )
     ours = blocked.attend(query, key, value, causal, scale)
     theirs = F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=True)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    found = gradients(ours, query, key, value)
+    expected = gradients(theirs, query, key, value)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize(
+    "lengths",
+    [[[300], [1, 299]], [[40, 40, 220], [128, 128, 44]], [[129, 127, 44], [256, 30, 14]], [[1] * 300, [2] * 150]],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attention_in_blocks_keeps_documents_apart(
+    heads: int, kv_heads: int, lengths: list[list[int]], compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
+    first, _ = masks.isolated(documents)
+    query, key, value = (
+        drawn(2, 300, count, 8).transpose(1, 2).requires_grad_() for count in (heads, kv_heads, kv_heads)
+    )
+    ours = blocked.attend(query, key, value, True, 0.3, first)
+    mask = masks.within(first)
+    theirs = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     found = gradients(ours, query, key, value)
     expected = gradients(theirs, query, key, value)
@@ -129,6 +153,22 @@ def test_the_fused_loss_keeps_dtypes_and_is_learned_from_once() -> None:
     assert (hidden.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)
     with pytest.raises(AssertionError, match="once"):
         found.backward()
+
+
+def test_the_fused_loss_makes_no_gradient_of_what_stands_still() -> None:
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(9, 8), torch.randn(11, 8), torch.randn(11)
+    targets, weights = torch.randint(11, (9,)), torch.rand(9)
+    found = []
+    for moves in (True, False):
+        given = [hidden.clone().requires_grad_(), weight.clone().requires_grad_(moves), bias.clone().requires_grad_()]
+        linear_cross_entropy(given[0], given[1], targets, weights, given[2]).backward()
+        found.append([tensor.grad for tensor in given])
+    (one, moved, shifted), (other, still, again) = found
+    assert moved is not None
+    assert still is None
+    assert torch.equal(one, other)
+    assert torch.equal(shifted, again)
 
 
 def test_without_gradients_the_fused_loss_is_the_same() -> None:

@@ -168,7 +168,8 @@ def test_each_corpus_is_evaluated_on_what_was_held_out_of_it(
 def test_a_model_of_several_corpora_is_adapted(made: dict[str, Artifact], library: Library, tmp_path: Path) -> None:
     model, corpus = made["pretrain"].reference, made["code"].reference
     train = "{steps: 2, context: 64, batch_rows: 2, micro_rows: 2, compile: false}"
-    stage = f"  adapt: {{model: '{model}', corpus: '{corpus}', pairs: passages, train: {train}}}\n"
+    stage = f"  examples: {{corpus: '{corpus}', pairs: passages}}\n"
+    stage += f"  adapt: {{model: '{model}', examples: examples, train: {train}}}\n"
     path = more(tmp_path, stage.replace("context: 64", "context: 512"))
     with pytest.raises(UserError, match="longer than the model's 64"):
         run_recipe(read_recipe(path), library, Log())

@@ -59,6 +59,7 @@ def test_every_stage_leaves_its_artifact(made: dict[str, Artifact], library: Lib
         "tokenizer": "tokenizer",
         "pack": "dataset",
         "pretrain": "model",
+        "examples": "examples",
         "adapt": "model",
         "evaluate": "report",
         "trace": "index",
@@ -104,6 +105,7 @@ def test_a_change_redoes_what_depends_on_it(made: dict[str, Artifact], library: 
         "tokenizer": True,
         "pack": True,
         "pretrain": True,
+        "examples": True,
         "adapt": False,
         "evaluate": False,
     }
@@ -133,7 +135,7 @@ def test_prose_runs_the_whole_path_too(tmp_path: Path) -> None:
         SMALL, [*QUICK, "report.prompts=[]", "adapt.train.context=192", "curate.near_duplicates=false"], [str(source)]
     )
     made = run_recipe(recipe, Library(tmp_path / "library"), Log())
-    assert made["adapt"].manifest.metrics["pairs_from"] == "passages"
+    assert made["examples"].manifest.metrics["pairs_from"] == "passages"
     assert made["report"].manifest.metrics["valid_function_share"] is None
 
 
@@ -146,7 +148,9 @@ def test_held_out_documents_are_never_learned_from(made: dict[str, Artifact]) ->
     assert not train & heldout
     _, pairs = find_pairs(document for document in Corpus(made["curate"].folder) if document.id in train)
     metrics = made["adapt"].manifest.metrics
-    assert metrics["pairs"] + metrics["pairs_too_long"] == len(pairs)
+    different = {(pair.prompt, pair.answer) for pair in pairs}
+    assert 0 < metrics["examples"] < made["examples"].manifest.metrics["examples"]
+    assert metrics["examples"] + sum(metrics["left_out"].values()) == len(different)
 
 
 def refuses(complaint: str, *assignments: str) -> None:
@@ -166,7 +170,9 @@ def test_unknown_keys_name_their_neighbour() -> None:
 
 def test_wrong_values_name_their_key() -> None:
     refuses("key 'stages.pretrain.train.steps': input should be a valid integer", "pretrain.train.steps=many")
-    refuses("key 'stages.pretrain.train': set either steps or minutes", "pretrain.train={steps: 3, minutes: 3}")
+    refuses(
+        "key 'stages.pretrain.train': set one of steps, minutes and passes", "pretrain.train={steps: 3, minutes: 3}"
+    )
     refuses("key 'stages.pretrain.dataset'", "pretrain.dataset=null")
     refuses("stages.bake", "stages.bake={a: 1}")
 

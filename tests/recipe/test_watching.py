@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from test_encoder import ENCODER
 from test_steps import Silent
 
+from underlay.adapt import instruct
+from underlay.adapt.examples import Examples
 from underlay.cli.display import headline
 from underlay.data import Dataset, Masked, Rows
 from underlay.errors import UserError
@@ -17,7 +19,7 @@ from underlay.generate import Engine, Request, Sampling
 from underlay.library import Artifact, Library
 from underlay.models import Batch
 from underlay.models.storage import load_decoder, load_encoder
-from underlay.recipe import read_recipe, run_recipe, training
+from underlay.recipe import adapting, read_recipe, run_recipe, training
 from underlay.recipe.heldout import HeldOut
 from underlay.recipe.steps import read_in
 from underlay.text import Tokenizer
@@ -120,8 +122,8 @@ def test_adapting_is_measured_on_pairs_that_were_held_out(world: World, monkeypa
     made = run_recipe(read_recipe(SMALL, (*WATCHED, "adapt.train.steps=2")), library, Silent(), until="adapt")["adapt"]
     heldout = set(Dataset(watched["pack"].folder, "heldout").ids)
     (source,) = sources
-    assert source.pairs
-    assert {pair.document for pair in source.pairs} <= heldout
+    measured = [one for one in Examples(watched["examples"].folder) if one.document in heldout]
+    assert len(source.numbers) + sum(source.left_out.values()) == len(measured) > 0
     assert [row["step"] for row in rows(made, "evaluations.jsonl")] == [2]
     assert made.manifest.metrics["heldout_loss"] > 0
 
@@ -210,7 +212,8 @@ def test_steps_left_out_name_their_documents(world: World, monkeypatch: pytest.M
             loss = super().__call__(model, batch)
             return Loss(loss.sum * math.nan, loss.count) if self.calls[0] in (3, 5) else loss
 
-    monkeypatch.setattr(training, "CausalLM", Bursting)
+    for module in (training, instruct):
+        monkeypatch.setattr(module, "CausalLM", Bursting)
     for stage in ("pretrain", "adapt"):
         listening = Listening()
         Bursting.calls[0] = 0
@@ -244,8 +247,8 @@ def test_what_turns_out_to_be_impossible(world: World, monkeypatch: pytest.Monke
     long = (*WATCHED, f"pretrain.samples=['{'word ' * 300}']")
     with pytest.raises(UserError, match=r"pretrain.samples: 'word word .* tokens, and the model's context holds 192"):
         run_recipe(read_recipe(SMALL, long), library, Silent(), until="pretrain")
-    monkeypatch.setattr(training, "_held_out", lambda library, base: set())
-    with pytest.raises(UserError, match=r"adapt.train.examine_steps: no document was held out"):
+    monkeypatch.setattr(adapting, "held_out_documents", lambda library, base: set())
+    with pytest.raises(UserError, match=r"adapt.train.examine_steps: there are no examples to measure on"):
         run_recipe(read_recipe(SMALL, (*WATCHED, "adapt.train.steps=3")), library, Silent(), until="adapt")
     monkeypatch.setattr("underlay.train.record.find_spec", lambda name: None)
     nothing = Library(library.root / "nothing")

@@ -356,8 +356,8 @@ def test_orthogonalize_lifts_singular_values_to_one(shape: tuple[int, ...], seed
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"steps": None}, "set either steps or minutes"),
-        ({"minutes": 1.0}, "set either steps or minutes"),
+        ({"steps": None}, "set one of steps, minutes and passes"),
+        ({"minutes": 1.0}, "set one of steps, minutes and passes"),
         ({"micro_rows": 3}, "no multiple of micro_rows"),
     ],
 )

@@ -1,31 +1,33 @@
-"""A lesson: everything that the training loop needs to adapt a model to a task, made ready once.
+"""What a model is adapted by, ready for the training loop."""
 
-Each way to adapt (heads, preferences, instructions) makes one from a model and examples; whoever calls the loop hands
-it on, and tells the user what was left out.
-"""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from torch import nn
 
-from underlay.models import Model
 from underlay.train import Objective, Source
+
+
+class ExampleSource(Source, Protocol):
+    """Examples in rows, pass after pass without end."""
+
+    def __len__(self) -> int:
+        """Rows of a pass."""
+
+    def examples(self, sample: int) -> Sequence[int]:
+        """Which examples, by their numbers, stand in the `sample`-th row to be read."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learned, by whom, and from what."""
+    """A model, what it reads, and what it is to make of it."""
 
-    model: Model
-    """What is trained; its trunk may be the very memory of the model it came from."""
-    source: Source
-    """Batches of examples, by number."""
+    model: nn.Module
+    """What is trained."""
+    source: ExampleSource
     objective: Objective
-    """What of them is learned."""
     count: int
-    """Examples learned from."""
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many were left out or cut, by reason."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Figures of the examples, such as the number of labels."""
-    fresh: frozenset[str] = frozenset()
-    """Parameters that the base did not have; they have to learn, whatever else is frozen."""
+    """Examples that are learned from."""
+    left_out: Mapping[str, int]
+    """How many are not, by reason."""

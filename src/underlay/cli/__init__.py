@@ -14,11 +14,13 @@ from typer.core import TyperGroup
 
 from underlay import __version__
 from underlay.cli import (
+    adapt,
     card,
     curate,
     data,
     doctor,
     embed,
+    examples,
     fill,
     generate,
     library,
@@ -44,7 +46,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            if ctx.invoked_subcommand == "run":
+            if ctx.invoked_subcommand in ("run", "adapt"):
                 console.print("\nStopped; what is done is kept. Run the same command again to go on.")
             raise typer.Exit(130) from None
         except (UserError, MachineError, OSError) as error:
@@ -81,8 +83,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, curate, card, data, quantise, generate, fill, embed, trace, serve, doctor, plan):
+for module in (run, curate, card, data, adapt, quantise, generate, fill, embed, trace, serve, doctor, plan):
     module.register(app)
+examples.register(data.app)
 transfer.register(library.app)
 app.add_typer(library.app, name="library")
 

@@ -1,4 +1,4 @@
-"""`underlay data`: the story of one document, and what it takes to forget it."""
+"""`underlay data`: the story of one document, and what it takes to forget it. `examples.py` has more of it."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 _FEW = 3
 """Documents that are named of those that were dropped in its favour; `--json` has all."""
 
-app = typer.Typer(help="Follow one document through everything, or forget it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Follow one document through everything, or forget it; read examples, and check them.",
+    no_args_is_help=True,
+)
 IdArgument = Annotated[
     str,
     typer.Argument(metavar="DOC_ID", help="Any id it ever had, or its first digits, as cards and ledgers show them."),
@@ -122,7 +125,7 @@ def _parts(story: "Story") -> dict[str, list[str]]:
         figures += [f"  {name} = {_shown(value)}" for name, value in found.figures.items()]
     models = []
     for model in story.models:
-        what = "pairs taken from it" if model.verb == "adapt" else "rows with it"
+        what = "examples made of it" if model.verb == "adapt" else "rows with it"
         count = f"{model.times:,.0f}" if model.exact else f"about {model.times:,g}"
         steps = f", in steps {_listed(model.steps)}" if model.steps else ""
         models.append(f"{model.model}: {count} {what}{steps}")

@@ -118,6 +118,9 @@ def headline(artifact: Artifact) -> str:
         parts.append(f"{metrics['documents']:,} documents, {amount(metrics['bytes'], 'B')}")
     if "tokens" in metrics and isinstance(metrics["tokens"], dict):
         parts.append(f"{amount(metrics['tokens']['train'], 'tokens')}, {metrics['bytes_per_token']:.2f} bytes each")
+    if "examples" in metrics and artifact.manifest.kind == "examples":
+        gone = sum(metrics.get("left_out", {}).values())
+        parts.append(f"{metrics['examples']:,} of the form {metrics['form']}, {gone:,} left out")
     if "vocabulary" in metrics:
         parts.append(f"{metrics['vocabulary']:,} tokens")
     if "loss" in metrics:

@@ -27,10 +27,13 @@ PrecisionOption = Annotated[
 ]
 AdapterOption = Annotated[
     list[str] | None,
-    typer.Option("--adapter", metavar="NAME=FOLDER", help="A LoRA adapter, as peft writes it; may be repeated."),
+    typer.Option(
+        "--adapter", metavar="NAME=ADAPTER", help="A LoRA adapter: adapter:name, or a folder of peft; repeatable."
+    ),
 ]
 OneAdapterOption = Annotated[
-    str | None, typer.Option("--adapter", metavar="FOLDER", help="Answer with a LoRA adapter, as peft writes it.")
+    str | None,
+    typer.Option("--adapter", metavar="ADAPTER", help="Answer with a LoRA adapter: adapter:name, or a folder of peft."),
 ]
 MemoryOption = Annotated[
     str | None,
@@ -82,23 +85,29 @@ class EngineChoice:
     guess: bool = False
     draft: str | None = None
 
-    def folders(self) -> dict[str, Path]:
-        """The adapters' folders by name. Raises UserError where one is not given as NAME=FOLDER, or a name twice."""
+    def folders(self, shelf: "Library", artifact: "Artifact") -> dict[str, Path]:
+        """The adapters' folders by name.
+
+        Raises UserError where one is not given as NAME=ADAPTER, a name twice, or one is for another model.
+        """
         found: dict[str, Path] = {}
         for given in self.adapters:
             name, _, place = given.partition("=")
             if not name or not place:
-                raise UserError(f"--adapter {given}: write a name, = and the adapter's folder")
+                raise UserError(f"--adapter {given}: write a name, = and the adapter")
             if name in found:
                 raise UserError(f"--adapter {given}: there are two called {name}")
-            found[name] = Path(place)
+            found[name] = _adapter(shelf, artifact, place) if place.startswith("adapter:") else Path(place)
         return found
 
     def load(self, shelf: "Library", artifact: "Artifact") -> "Engine":
         """Our engine of a model, its adapters loaded. Raises UserError."""
         from underlay.generate import Engine
 
-        folders, memory = self.folders(), None if self.memory is None else as_bytes("--memory", self.memory)
+        folders, memory = (
+            self.folders(shelf, artifact),
+            None if self.memory is None else as_bytes("--memory", self.memory),
+        )
         guesser = self._guesser(shelf, artifact)
         engine = Engine.load(
             artifact.folder, self.slots, self.precision, memory=memory, cache=self.cache, guesser=guesser
@@ -128,7 +137,7 @@ class EngineChoice:
             self.slots,
             self.precision,  # type: ignore[arg-type]
             memory,
-            self.folders(),
+            self.folders(shelf, artifact),
             growing,
         )
 
@@ -140,6 +149,15 @@ class EngineChoice:
         if self.guess:
             raise UserError("--guess, --draft: give one of them")
         return _draft(shelf.find(self.draft, "model"), artifact, self.slots)
+
+
+def _adapter(shelf: "Library", artifact: "Artifact", place: str) -> Path:
+    """The folder of an adapter in the library. Raises UserError where it changes another model."""
+    found = shelf.find(place, "adapter")
+    base = next((parent for parent in found.manifest.parents if parent.role == "model"), None)
+    if base is not None and base.hash != artifact.manifest.hash:
+        raise UserError(f"{found.reference} changes {base.reference}, not {artifact.reference}; answer with that model")
+    return found.folder
 
 
 def one_adapter(folder: str | None) -> list[str]:

@@ -4,7 +4,6 @@
 come and go; `score` gives log-probabilities for evaluation.
 """
 
-from underlay.generate.adapters import Adapter
 from underlay.generate.engine import Engine
 from underlay.generate.request import (
     Answer,
@@ -17,6 +16,7 @@ from underlay.generate.request import (
 )
 from underlay.generate.sequence import Handle, Reply, TokenEvent
 from underlay.generate.serving import ServingEngine
+from underlay.models.adapter import Adapter
 
 __all__ = [
     "Adapter",

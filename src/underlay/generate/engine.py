@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from underlay.errors import UserError
-from underlay.generate.adapters import Adapter, read_adapter
+from underlay.formats.peft import read_adapter
 from underlay.generate.blocks import BlockPool
 from underlay.generate.grammar import GrammarCompiler
 from underlay.generate.path import Cache, Path, Precision, choose_runner, choosers, room_for
@@ -33,6 +33,7 @@ from underlay.generate.serving import check_fits, fitted
 from underlay.generate.speculate import Guesser, room
 from underlay.generate.threads import one_thread
 from underlay.models import Decoder
+from underlay.models.adapter import Adapter
 from underlay.models.quantised import QuantisedMatrix
 from underlay.models.storage import load_decoder, load_quantised
 from underlay.progress import Progress, silent

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from underlay.errors import UserError
-from underlay.generate.adapters import Adapter, LowRank
 from underlay.generate.graphs import Capture, DecodeGraphs
 from underlay.generate.runner import BLOCK, Work
 from underlay.generate.threads import one_thread
 from underlay.models import Decoder
+from underlay.models.adapter import Adapter, LowRank
 from underlay.models.parts import Linear, Rope, computed
 from underlay.models.quantised import Bits, QuantisedMatrix, matrix, quantised_names, round_to_nearest
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from underlay.generate.adapters import Adapter
+from underlay.models.adapter import Adapter
 
 BLOCK = 16
 """Places in a block of keys and values."""

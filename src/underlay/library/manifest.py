@@ -11,7 +11,17 @@ from pydantic import Field
 from underlay.config import Config
 
 Kind = Literal[
-    "corpus", "attributes", "classifier", "tokenizer", "dataset", "model", "adapter", "index", "report", "bundle"
+    "corpus",
+    "attributes",
+    "classifier",
+    "tokenizer",
+    "dataset",
+    "examples",
+    "model",
+    "adapter",
+    "index",
+    "report",
+    "bundle",
 ]
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -38,7 +38,7 @@ class Reference:
 
 
 def one_of(kind: str) -> str:
-    """A kind with its article, as sentences need it; attributes have none."""
-    if kind == "attributes":
+    """A kind with its article, as sentences need it; those in the plural have none."""
+    if kind in ("attributes", "examples"):
         return kind
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -1,7 +1,7 @@
 """What a model reads in one go: tensors with their shapes, and the documents they came from."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         """The same on a device, with all tensors that kinds of batches add."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: one.to(device) for name, one in held.items() if isinstance(one, Tensor)})
+        moved: dict[str, Any] = {name: one.to(device) for name, one in held.items() if isinstance(one, Tensor)}
+        return replace(self, **moved)
 
     def cut(self, pieces: int) -> "Batch":
         """The same tokens in rows cut into `pieces` equal parts: (batch * pieces, time // pieces)."""

@@ -128,9 +128,10 @@ class Decoder(nn.Module):
         """Run the blocks; returns the normalised residual stream (batch, time, width) in `parts.computed(dtype)`.
 
         tokens: (batch, time) int64; positions: (batch or 1, time) int64, default 0, 1, 2, ...; mask: bool, True where
-        a query may look, broadcastable to (batch, heads, time, seen), default causal (`parts.masks` makes others;
-        windows are added here); cache: one a block, which holds position p at its place p; turns: what `turns` gives,
-        for positions within the context; with it the host neither waits for the device nor sends it anything.
+        a query may look, broadcastable to (batch, heads, time, seen), or what `masks.isolated` gives, default causal
+        (`parts.masks` makes others; windows are added here); cache: one a block, which holds position p at its place
+        p; turns: what `turns` gives, for positions within the context; with it the host neither waits for the device
+        nor sends it anything.
         """
         dtype = computed(dtype, tokens.device)
         if positions is None:
@@ -212,4 +213,6 @@ def _windowed(mask: Tensor | None, positions: Tensor, window: int | None, cached
         return mask
     keys = torch.arange(seen, device=positions.device)[None] if cached else positions
     near = masks.window(positions, keys, window)
+    if mask is not None and mask.dtype == torch.int64:
+        mask = masks.within(mask)
     return near & (masks.causal(positions, keys) if mask is None else mask)

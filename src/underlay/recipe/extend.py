@@ -21,6 +21,7 @@ ROLE = "extend"
 _MAY_DIFFER = {
     "train.steps",
     "train.minutes",
+    "train.passes",
     "train.micro_rows",
     "train.compile",
     "train.checkpoint_seconds",

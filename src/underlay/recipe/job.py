@@ -59,6 +59,12 @@ class Verb:
     """Raised when the code makes something else from the same settings."""
     outside: Callable[[Config], dict[str, str]] = lambda _: {}
     """What it reads that is not in the library, as hashes that belong to its order."""
+    instead: Callable[[Config], Kind | None] = lambda _: None
+    """What it makes by some settings in the place of `makes`."""
+
+    def kind(self, settings: Config) -> Kind:
+        """What a stage makes."""
+        return self.instead(settings) or self.makes
 
     def config(self, settings: Config) -> dict[str, Any]:
         """What belongs to a stage's order beside its inputs, as JSON."""

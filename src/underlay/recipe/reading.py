@@ -1,11 +1,12 @@
 """From samples of a run, by their numbers, to the documents that stand in them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from underlay.adapt import Conversations
-from underlay.data import Corpus, Rows
+from underlay.adapt.examples import Example, example_id
+from underlay.adapt.lesson import ExampleSource
+from underlay.data import Rows
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Read:
     last_line: int
     licence: str
     tokens: int
-    """How many of its tokens stood in the step; for conversations, how many conversations came from it."""
+    """How many of its tokens stood in the step; for examples, how often it was read."""
     part: str | None = None
     """The part of the dataset that it is in, where there are several."""
 
@@ -38,10 +39,10 @@ def read_in_rows(rows: Rows, samples: range) -> Iterator[Read]:
         yield Read(found.id, found.source, found.first_line, found.last_line, found.licence, count, part)
 
 
-def read_in_pairs(source: Conversations, corpus: Corpus, samples: range) -> Iterator[Read]:
-    """The documents that conversations were taken from, those of most of them first."""
-    read = Counter(source.pairs[source.row(sample)].document for sample in samples)
-    documents = {document.id: document for document in corpus if document.id in read}
-    for id_, count in read.most_common():
-        found = documents[id_]
-        yield Read(id_, found.source, found.first_line, found.last_line, found.licence, count)
+def read_in_examples(source: ExampleSource, examples: Sequence[Example], samples: range) -> Iterator[Read]:
+    """The examples in samples of a run, those first that were read most often."""
+    read = Counter(number for sample in samples for number in source.examples(sample))
+    for number, count in read.most_common():
+        found = examples[number]
+        id_ = found.document or example_id(found.body)
+        yield Read(id_, found.source, found.line, found.line, found.licence, count)

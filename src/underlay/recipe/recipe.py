@@ -81,13 +81,14 @@ def _turn(stages: Mapping[str, Any], depth: int | None, params: str | None, path
 
 
 def _full(assignment: str, stages: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """An assignment from the top of the recipe; a length in steps replaces one in minutes, and vice versa."""
+    """An assignment from the top of the recipe; a length in steps, minutes or passes replaces any other."""
     key, equals, value = assignment.partition("=")
     *parents, last = key.strip().split(".")
     if parents and parents[0] in stages and parents[0] not in values:
         parents = ["stages", *parents]
-    replaced = {"steps": "minutes", "minutes": "steps"}.get(last) if parents[-1:] == ["train"] else None
-    cleared = [".".join([*parents, replaced]) + "=null"] if replaced and value.strip() != "null" else []
+    lengths = {"steps", "minutes", "passes"}
+    replaced = sorted(lengths - {last}) if last in lengths and parents[-1:] == ["train"] else []
+    cleared = [".".join([*parents, one]) + "=null" for one in replaced if value.strip() != "null"]
     return [*cleared, ".".join([*parents, last]) + equals + value]
 
 

@@ -61,7 +61,9 @@ def run_recipe(
         }
         config = verb.config(settings)
         seed = recipe.seed if verb.seeded else 0
-        order = Order(verb.makes, settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision)
+        order = Order(
+            verb.kind(settings), settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision
+        )
         order = extend.asked_again(order, library)
         work = _work(order, settings, recipe.seed, library, listener, verb.work, world, engine)
         waiting = partial(listener.said, "another process is busy with this stage; waiting")
@@ -113,10 +115,10 @@ def _check(recipe: Recipe, library: Library, until: str | None) -> None:
         packed = recipe.stages.get(settings.dataset) if isinstance(settings, PretrainStage) else None
         if isinstance(settings, PretrainStage) and isinstance(packed, PackStage) and settings.mixture:
             check_parts(settings.mixture, packed.corpora)
-        output = (verb.makes, settings.name or recipe.name)
+        output = (verb.kind(settings), settings.name or recipe.name)
         if output in outputs:
             raise UserError(f"stages {outputs[output]} and {stage} both make {output[0]}:{output[1]}; name one of them")
         outputs[output] = stage
-        kinds[stage] = verb.makes
+        kinds[stage] = verb.kind(settings)
         if not isinstance(settings, GatherStage):  # whose sources take long to read, and come first anyway
             verb.outside(settings)

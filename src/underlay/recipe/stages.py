@@ -4,6 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from underlay.adapt.examples import ExamplesConfig
+from underlay.adapt.instruct import InstructConfig
+from underlay.adapt.lora import LoraConfig
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config, quantity
 from underlay.data import (
@@ -101,6 +104,28 @@ class PackStage(CorporaStage, PackConfig):
     """What to encode it with."""
 
 
+class ExamplesStage(Stage, ExamplesConfig):
+    """Read examples to adapt a model by from files, or take them out of a corpus."""
+
+    verb: Literal["examples"] = "examples"
+    corpus: str | None = None
+    """Take pairs of instruction and answer from this corpus, in the place of `source`."""
+    pairs: PairKind | Literal["auto"] = "auto"
+    """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
+    dataset: str | None = None
+    """What was packed from the corpus: the documents held out there are left out."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.corpus is None) == (not self.source):
+            raise ValueError("set either source or corpus")
+        of_corpus = self.model_fields_set & {"pairs", "dataset"}
+        of_files = self.model_fields_set & ExamplesConfig.model_fields.keys() - {"source", "limit"}
+        if stray := sorted(of_corpus if self.corpus is None else of_files):
+            raise ValueError(f"{stray[0]}: only with {'corpus' if self.corpus is None else 'source'}")
+        return self
+
+
 class PretrainStage(Stage):
     """Grow a base model on a dataset."""
 
@@ -171,21 +196,50 @@ class PretrainStage(Stage):
 
 
 class AdaptStage(Stage):
-    """Fine-tune a model on instructions and answers taken from a corpus."""
+    """Teach a model a task by examples."""
 
     verb: Literal["adapt"] = "adapt"
     model: str
     """The model to adapt."""
-    corpus: str
-    """Where pairs of instruction and answer are taken from; held-out documents are left out."""
+    examples: str
+    """What to learn from; what was made of documents that were held out from the model is left out."""
+    heldout: str | None = None
+    """Examples that are only measured on, beside those of held-out documents."""
+    adapter: str | None = None
+    """With lora: an adapter of the same model to go on from."""
     extend: str | None = None
     """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
-    pairs: PairKind | Literal["auto"] = "auto"
-    """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
+    objective: InstructConfig = InstructConfig()
+    """What is learned of the examples."""
+    method: Literal["full", "lora"] = "full"
+    """What changes: all weights, which makes another model, or low-rank additions to them, which make an adapter."""
+    lora: LoraConfig = LoraConfig()
+    """Of the method lora."""
+    template: str | None = None
+    """How conversations are written, for a tokenizer that does not know: `alpaca`, `chatml`, `llama3`, or a file."""
     record: tuple[RecorderName, ...] = ()
     """Tools that draw the run's figures while it goes on: `tensorboard`, `mlflow`, `wandb`."""
     train: TrainConfig
     """How it is trained."""
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.method != "lora" and (self.adapter is not None or self.lora != LoraConfig()):
+            given = "adapter" if self.adapter is not None else "lora"
+            raise ValueError(f"{given}: only with method lora, and it is {self.method}")
+        if self.method == "lora" and self.extend is not None:
+            raise ValueError("extend: not with lora; name its adapter as `adapter`")
+        return self
+
+
+class MergeStage(Stage):
+    """Make one model of a model and an adapter of it."""
+
+    verb: Literal["merge"] = "merge"
+    model: str
+    """The model that the adapter changes."""
+    adapter: str
+    """The adapter."""
 
 
 class QuantiseStage(Stage):
@@ -271,8 +325,10 @@ AnyStage = Annotated[
     | CurateStage
     | TokenizerStage
     | PackStage
+    | ExamplesStage
     | PretrainStage
     | AdaptStage
+    | MergeStage
     | QuantiseStage
     | EvaluateStage
     | TraceStage

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 from underlay.config import parse
-from underlay.data import Corpus, Dataset, Rows
+from underlay.data import Dataset, Rows
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
+from underlay.models.storage import load_decoder
 from underlay.recipe import stages
-from underlay.recipe.reading import Read, read_in_pairs, read_in_rows
-from underlay.recipe.training import conversations, rows_of
-from underlay.text import Tokenizer
+from underlay.recipe.adapting import lesson_of, split_of, tokenizer_of
+from underlay.recipe.reading import Read, read_in_examples, read_in_rows
+from underlay.recipe.training import rows_of
 from underlay.train.journal import metrics_in
 
 
@@ -71,11 +72,12 @@ def _pretrained(library: Library, model: Artifact, step: int) -> Iterator[Read]:
 
 
 def _adapted(library: Library, model: Artifact, step: int) -> Iterator[Read]:
-    roles = {parent.role: parent.reference for parent in model.manifest.parents}
+    inputs = {parent.role: library.find(parent.reference) for parent in model.manifest.parents}
+    roles = {role: one.reference for role, one in inputs.items()}
     settings = parse(stages.AdaptStage, {**model.manifest.config, **roles}, model.reference)
-    base, corpus = (library.find(roles[role]) for role in ("model", "corpus"))
-    _, source = conversations(library, base, corpus, settings, Tokenizer.load(base.folder), model.manifest.seed)
-    return read_in_pairs(source, Corpus(corpus.folder), _samples(settings.train.batch_rows, step))
+    learned, base = split_of(library, inputs).learned, inputs["model"]
+    lesson = lesson_of(load_decoder(base.folder), tokenizer_of(base, settings), learned, settings, model.manifest.seed)
+    return read_in_examples(lesson.source, learned, _samples(settings.train.batch_rows, step))
 
 
 def _samples(rows: int, step: int) -> range:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from underlay.adapt.pairs import find_pairs
+from underlay.adapt.examples import Examples
 from underlay.data import Attributes, Corpus, Dataset, Document
 from underlay.data.curate.shown import beginning
 from underlay.data.dataset import PackedDocument, Split
@@ -92,7 +92,7 @@ class Learned:
     model: str
     verb: str
     times: float
-    """How often: for pretraining, rows with a part of it; for adapting, pairs taken from it."""
+    """How often: for pretraining, rows with a part of it; for adapting, examples made of it."""
     exact: bool
     """Whether that was counted; else it is about so many."""
     steps: tuple[int, ...]
@@ -316,35 +316,26 @@ def _packed(library: Library, known: Collection[str]) -> Iterator[tuple[Artifact
 
 
 def _learned(library: Library, known: Collection[str], packed: list[tuple[Artifact, Packed]]) -> Iterator[Learned]:
-    """The models that read it: in training rows, or in pairs of instruction and answer."""
+    """The models that read it: in training rows, or in examples made of it."""
     rows: dict[str, list[tuple[int, int]]] = {}
     heldout = {one.id for _, one in packed if one.split == "heldout"}
     for artifact, one in packed:
         if one.split == "train":
             rows.setdefault(artifact.manifest.hash, []).append((one.start, one.end))
-    for model in library.artifacts("model"):
+    for model in [*library.artifacts("model"), *library.artifacts("adapter")]:
         parents = {parent.hash for parent in model.manifest.parents}
         if model.manifest.verb == "pretrain":
             for hash_ in parents & rows.keys():
                 yield _pretrained(library, model, rows[hash_])
         elif model.manifest.verb == "adapt":
             count = sum(
-                len(_pairs(corpus.document(unit, row), model.manifest.metrics["pairs_from"]))
-                for one in library.artifacts("corpus")
+                example.document in known and example.document not in heldout
+                for one in library.artifacts("examples")
                 if one.manifest.hash in parents
-                for corpus in [Corpus(one.folder)]
-                for id_, unit, row in corpus.places(known)
-                if id_ not in heldout
+                for example in Examples(one.folder)
             )
             if count:
                 yield Learned(model.reference, "adapt", count, True, ())
-
-
-def _pairs(document: Document, kind: Any) -> list[Any]:
-    try:
-        return find_pairs([document], kind)[1]
-    except UserError:
-        return []  # this document gives none
 
 
 def _pretrained(library: Library, model: Artifact, stretches: list[tuple[int, int]]) -> Learned:

@@ -1,30 +1,28 @@
-"""The verbs that train: `pretrain` and `adapt`. They differ in what is read; what is told of a run is the same."""
+"""What the verbs that train have in common, and the first of them, `pretrain`."""
 
 import math
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 
 import torch
 
-from underlay.adapt import Conversations, find_pairs
-from underlay.adapt.pairs import PairKind
-from underlay.data import Corpus, Dataset, Masked, Middles, Rows
+from underlay.data import Dataset, Masked, Middles, Rows
 from underlay.data.layout import BestFit
 from underlay.data.mixture import Mixture
 from underlay.errors import UserError
 from underlay.evaluate.curve import draw_curve
-from underlay.library import Artifact, Library
 from underlay.models import AnyConfig, Decoder, Encoder, count, sized
 from underlay.models.config import TextConfig
 from underlay.models.spectral import spectral_embedding
-from underlay.models.storage import load_decoder, save_model
+from underlay.models.storage import save_model
 from underlay.plan.flops import training_flops
 from underlay.recipe import extend, stages
 from underlay.recipe.heldout import HeldOut, Speech
 from underlay.recipe.job import Job
-from underlay.recipe.reading import read_in_pairs, read_in_rows
+from underlay.recipe.reading import read_in_rows
 from underlay.text import Tokenizer
-from underlay.train import CausalLM, Onlookers, Outcome, Source, TrainConfig, stable, train
+from underlay.train import CausalLM, Objective, Onlookers, Outcome, Source, TrainConfig, stable, train
 from underlay.train.record import Recorder, recorders, run_title
 
 CURVE = "loss.png"
@@ -53,10 +51,15 @@ def pretrain(job: Job) -> None:
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context, predicted)
     onlookers = Onlookers(
         _examination(job, model, tokenizer) if settings.train.examine_steps else None,
-        _recorders(job),
+        recorders_of(job),
         lambda samples: [str(read) for read in read_in_rows(rows, samples)],
     )
-    outcome = _trained(job, model, tokenizer, source, work, onlookers, chance)
+    objective = CausalLM(settings.train.dtype(), settings.train.compiles())
+
+    def save(outcome: Outcome) -> None:
+        save_model(model, job.draft.folder, outcome.weights)
+
+    outcome = trained(job, model, objective, source, rows.count, tokenizer, work, onlookers, save, chance)
     if outcome is None:
         return
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
@@ -69,24 +72,29 @@ def pretrain(job: Job) -> None:
         job.draft.metrics["padding"] = rows.layout.padding
 
 
-def _trained(
+def trained(
     job: Job,
     model: Decoder | Encoder,
-    tokenizer: Tokenizer,
+    objective: Objective,
     source: Source,
+    rows: int,
+    tokenizer: Tokenizer,
     work: float,
     onlookers: Onlookers,
+    save: Callable[[Outcome], None],
     chance: float | None = None,
 ) -> Outcome | None:
-    """Train the model, and leave it in the draft; None in processes that only help. The rest is as `train` has it."""
-    config: TrainConfig = job.settings.train
-    objective = CausalLM(config.dtype(), config.compiles())
-    _take_up(job)
+    """Train a model, and leave it in the draft, by `save`; None in processes that only help.
+
+    rows: of a pass over the source. The rest is as `train` has it.
+    """
+    train_config: TrainConfig = job.settings.train.over(rows)
+    _take_up(replace(job, settings=job.settings.model_copy(update={"train": train_config})))
     scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
-    outcome = train(model, objective, source, config, scratch, progress, log, chance, work, onlookers, world)
+    outcome = train(model, objective, source, train_config, scratch, progress, log, chance, work, onlookers, world)
     if not world.leads:
         return None
-    save_model(model, job.draft.folder, outcome.weights)
+    save(outcome)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, model.config, work)
     return outcome
@@ -109,7 +117,8 @@ def _examination(job: Job, model: Decoder | Encoder, tokenizer: Tokenizer) -> He
     return HeldOut(model, objective, rows, rows.count, settings.train, tokenizer, speech)
 
 
-def _recorders(job: Job) -> dict[str, Recorder]:
+def recorders_of(job: Job) -> dict[str, Recorder]:
+    """What else draws the run's figures."""
     settings: stages.PretrainStage | stages.AdaptStage = job.settings
     if not settings.record or not job.world.leads:
         return {}
@@ -129,63 +138,6 @@ def _in_full(settings: stages.PretrainStage, dataset: Dataset) -> AnyConfig:
     config = type(chosen)(**{**chosen.model_dump(exclude_unset=True), **fixed})
     parameters = settings.parameters()
     return config if parameters is None else sized(config, parameters)
-
-
-def adapt(job: Job) -> None:
-    """Fine-tune a model on pairs of instruction and answer."""
-    settings: stages.AdaptStage = job.settings
-    base = job.inputs["model"]
-    with job.world.weights():
-        model = load_decoder(base.folder)
-    tokenizer = Tokenizer.load(base.folder)
-    if settings.train.context > model.config.context:
-        raise UserError(
-            f"adapt.train.context {settings.train.context} is longer than the model's {model.config.context}"
-        )
-    kind, source = conversations(job.library, base, job.inputs["corpus"], settings, tokenizer, job.seed)
-    job.log(f"{len(source):,} pairs from {kind}, {source.longer:,} too long for a row")
-    work = training_flops(model.config, 1, settings.train.context)
-    onlookers = Onlookers(
-        _held_out_pairs(job, model, tokenizer, kind) if settings.train.examine_steps else None,
-        _recorders(job),
-        lambda samples: [str(read) for read in read_in_pairs(source, Corpus(job.folder("corpus")), samples)],
-    )
-    if _trained(job, model, tokenizer, source, work, onlookers) is None:
-        return
-    job.draft.metrics |= {"pairs": len(source), "pairs_too_long": source.longer, "pairs_from": kind}
-
-
-def conversations(
-    library: Library, base: Artifact, corpus: Artifact, settings: stages.AdaptStage, tokenizer: Tokenizer, seed: int
-) -> tuple[PairKind, Conversations]:
-    """What a model is adapted on, and which kind of pairs it is."""
-    heldout = _held_out(library, base)
-    kind, pairs = find_pairs((d for d in Corpus(corpus.folder) if d.id not in heldout), settings.pairs)
-    return kind, Conversations(pairs, tokenizer, settings.train.context, seed)
-
-
-def _held_out_pairs(job: Job, model: Decoder, tokenizer: Tokenizer, kind: PairKind) -> HeldOut:
-    """Pairs of the documents that were kept from the model. Raises UserError where there are none."""
-    settings: stages.AdaptStage = job.settings
-    wanted = _held_out(job.library, job.inputs["model"])
-    try:
-        _, pairs = find_pairs((d for d in Corpus(job.folder("corpus")) if d.id in wanted), kind)
-        source = Conversations(pairs, tokenizer, settings.train.context, job.seed)
-    except UserError as error:
-        raise UserError(
-            f"adapt.train.examine_steps: no document was held out from {job.inputs['model'].reference} that gives "
-            f"{kind} which fit into a row; leave it out"
-        ) from error
-    objective = CausalLM(settings.train.dtype())
-    return HeldOut(model, objective, source, len(source), settings.train, tokenizer)
-
-
-def _held_out(library: Library, base: Artifact) -> set[str]:
-    """Documents that were kept from a model; none are known of one that came from elsewhere."""
-    line = [base, *library.ancestors(base)]
-    if any(artifact.manifest.verb == "import" for artifact in line):
-        return set()
-    return set(Dataset(library.ancestor(base, "dataset").folder, "heldout").ids)
 
 
 def _take_up(job: Job) -> None:

@@ -19,14 +19,16 @@ from underlay.errors import UserError
 from underlay.evaluate.compression import compare
 from underlay.evaluate.functions import FunctionSample, sample_functions
 from underlay.generate import Engine
-from underlay.library import Artifact, Draft, Library
+from underlay.library import Artifact, Draft, Kind, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
+from underlay.recipe.adapting import adapt, merge_adapter
 from underlay.recipe.carding import make_card
+from underlay.recipe.exampling import make_examples, which_files
 from underlay.recipe.job import Job, Verb
 from underlay.recipe.quantising import quantise
 from underlay.recipe.report import make_report
-from underlay.recipe.training import adapt, pretrain
+from underlay.recipe.training import pretrain
 from underlay.text import Tokenizer, train_tokenizer
 from underlay.trace.index import build
 
@@ -189,6 +191,11 @@ def _tokenizer_of(library: Library, dataset: Artifact) -> Tokenizer:
     return Tokenizer.load(library.ancestor(dataset, "tokenizer").folder)
 
 
+def _makes_adapter(settings: Config) -> Kind | None:
+    assert isinstance(settings, stages.AdaptStage)
+    return "adapter" if settings.method == "lora" else None
+
+
 def _which_key(settings: Config) -> dict[str, str]:
     assert isinstance(settings, stages.CurateStage)
     return {"key_fingerprint": Pseudonyms(read_key(settings.key)).fingerprint} if settings.key else {}
@@ -215,8 +222,17 @@ VERBS: Mapping[str, Verb] = {
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
+    "examples": Verb("examples", {"corpus": "corpus", "dataset": "dataset"}, make_examples, outside=which_files),
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
-    "adapt": Verb("model", {"model": "model", "corpus": "corpus", "extend": "model"}, adapt, seeded=True, trains=True),
+    "adapt": Verb(
+        "model",
+        {"model": "model", "examples": "examples", "heldout": "examples", "adapter": "adapter", "extend": "model"},
+        adapt,
+        seeded=True,
+        trains=True,
+        instead=_makes_adapter,
+    ),
+    "merge": Verb("model", {"model": "model", "adapter": "adapter"}, merge_adapter, seeded=True),
     "quantise": Verb("model", {"model": "model", "dataset": "dataset", "corpus": "corpus"}, quantise, seeded=True),
     "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from underlay.errors import UserError
-from underlay.generate.adapters import CONFIG, WEIGHTS
+from underlay.formats.peft import CONFIG, WEIGHTS
 from underlay.serve.bodies import LoadBody, UnloadBody
 from underlay.serve.errors import ApiError
 from underlay.serve.worker import Worker

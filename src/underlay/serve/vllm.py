@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from underlay.errors import UserError
+from underlay.formats.peft import CONFIG, read_adapter
 from underlay.formats.transfer import export_model
 from underlay.generate import ParameterError, Reply, Request, TokenEvent, TokenLogprob
-from underlay.generate.adapters import CONFIG, read_adapter
 from underlay.generate.grammar import GrammarCompiler
 from underlay.generate.penalties import FORCED
 from underlay.generate.request import MOST_BIAS, MOST_LOGPROBS, Constraint

@@ -134,6 +134,10 @@ class Tokenizer:
         """Whether each id means the same in both, and each text is cut alike."""
         return self._backend.to_str() == other._backend.to_str() and self.stop_ids == other.stop_ids
 
+    def configured(self, **settings: object) -> "Tokenizer":
+        """The same tokens under other settings, named as in `tokenizer_config.json`."""
+        return Tokenizer(parse_backend(self._backend.to_str(), TOKENIZER), {**self._config, **settings})
+
     @property
     def config(self) -> Mapping[str, object]:
         """What `tokenizer_config.json` says, as far as it is understood here."""

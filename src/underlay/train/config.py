@@ -34,6 +34,8 @@ class TrainConfig(Config):
     """Length of the run in steps."""
     minutes: float | None = Field(default=None, gt=0)
     """Length of the run in minutes instead: its number of steps is then set once its speed is known."""
+    passes: float | None = Field(default=None, gt=0)
+    """Length of the run in passes over the data instead, such as 3 or 0.5."""
     context: int = Field(default=256, gt=1)
     """Tokens in a row."""
     batch_rows: int = Field(default=64, gt=0)
@@ -80,14 +82,21 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _length(self) -> Self:
-        if (self.steps is None) == (self.minutes is None):
-            raise ValueError("set either steps or minutes")
+        if sum(length is not None for length in (self.steps, self.minutes, self.passes)) != 1:
+            raise ValueError("set one of steps, minutes and passes")
         if self.batch_rows % self.micro_rows:
             raise ValueError(f"batch_rows {self.batch_rows} is no multiple of micro_rows {self.micro_rows}")
         for _, pieces in self.short_rows:
             if pieces < 1 or self.context % pieces:
                 raise ValueError(f"rows of {self.context} tokens cannot be cut into {pieces} equal pieces")
         return self
+
+    def over(self, rows: int) -> "TrainConfig":
+        """The same for data of so many rows: a length in passes becomes one in steps."""
+        if self.passes is None:
+            return self
+        steps = max(1, round(self.passes * rows / self.batch_rows))
+        return self.model_copy(update={"steps": steps, "passes": None})
 
     def pieces(self, step: int, steps: int | None) -> int:
         """Into how many pieces rows are cut at `step`; the first stage lasts while the run's length is not known."""

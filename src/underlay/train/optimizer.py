@@ -6,7 +6,7 @@ from torch import Tensor
 from underlay.models import initial
 from underlay.train.config import OptimizerConfig
 from underlay.train.muon import Muon
-from underlay.train.spread import Spread
+from underlay.train.spread import Piece, Spread
 
 
 class Optimizer:
@@ -15,7 +15,7 @@ class Optimizer:
     def __init__(self, spread: Spread, config: OptimizerConfig, dtype: torch.dtype = torch.float32) -> None:
         """dtype: what Muon computes directions in; weights and momenta are float32."""
         self.config = config
-        muon = [p for p in spread.pieces if config.muon and p.local.ndim >= 2 and p.name.startswith("blocks.")]
+        muon = [p for p in spread.pieces if config.muon and _is_matrix(p)]
         taken = {piece.name for piece in muon}
         self.muon = Muon(spread, muon, config.momentum, config.weight_decay, dtype)
         self._others = [piece for piece in spread.pieces if piece.name not in taken]
@@ -60,3 +60,8 @@ class Optimizer:
             for name, value in self.adam.state[piece.local].items():
                 tensors[f"adam.{piece.name}.{name}"] = value if value.ndim == 0 else piece.named(value)
         return tensors
+
+
+def _is_matrix(piece: Piece) -> bool:
+    """Whether it is a matrix inside a block; the thin ones of a change of low rank have no singular values to spare."""
+    return piece.local.ndim >= 2 and piece.name.startswith("blocks.") and ".lora_" not in piece.name

@@ -62,7 +62,10 @@ def inspect(spread: Spread, objective: Objective, batch: Batch) -> Preflight:
     loss.sum.backward()  # type: ignore[no-untyped-call]
     gradients = [piece.gradient() for piece in spread.pieces]
     reached = spread.world.most(*(gradient is not None and bool(gradient.any()) for gradient in gradients))
-    unreached = tuple(piece.name for piece, seen in zip(spread.pieces, reached, strict=True) if not seen)
+    # What comes before a matrix that starts at zero gets its first gradient in the second step.
+    late = [piece.name.endswith(".lora_a") for piece in spread.pieces]
+    found = zip(spread.pieces, reached, late, strict=True)
+    unreached = tuple(piece.name for piece, seen, waits in found if not seen and not waits)
     forget_gradients(model, spread.world.device)
     count = float(loss.count)
     return Preflight(

@@ -24,11 +24,11 @@ from generate.native.worlds import (
     tokens,
 )
 from underlay.errors import UserError
-from underlay.generate.adapters import Adapter, LowRank
 from underlay.generate.native import NativeRunner, unsupported
 from underlay.generate.path import Precision, choose_runner
 from underlay.generate.runner import Work
 from underlay.models import Decoder, LlamaConfig
+from underlay.models.adapter import Adapter, LowRank
 from underlay.models.bert import BertConfig
 from underlay.models.mistral import MistralConfig
 from underlay.models.parts import RopeScaling

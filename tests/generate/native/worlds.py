@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from underlay.generate.adapters import Adapter, LowRank
 from underlay.generate.native import NativeRunner, NoLibrary, library
 from underlay.generate.runner import BLOCK, Work
 from underlay.models import Decoder, LlamaConfig
+from underlay.models.adapter import Adapter, LowRank
 from underlay.models.decoder import DecoderConfig
 from underlay.models.gemma import GemmaConfig
 from underlay.models.gpt2 import GPT2Config

@@ -8,7 +8,7 @@ from underlay.adapt.examples import Examples
 from underlay.adapt.lesson import Lesson
 from underlay.adapt.preference.config import PreferenceConfig, RewardConfig
 from underlay.adapt.preference.objectives import DPO, KTO, Reward
-from underlay.adapt.preference.reward import HEAD, TASK, with_reward
+from underlay.adapt.preference.reward import with_reward
 from underlay.adapt.preference.source import Judgements, Preferences
 from underlay.adapt.preference.starting import reference
 from underlay.errors import UserError
@@ -41,14 +41,13 @@ def lesson(
         raise UserError("preferences are learned by decoders; take a model that answers")
     if isinstance(settings, RewardConfig):
         pairs = Preferences(examples, tokenizer, context, seed)
-        fresh = frozenset[str]() if model.config.task == TASK else frozenset({HEAD})
         objective: Objective = Reward(settings.margin, settings.centring, dtype)
-        return Lesson(with_reward(model, seed), pairs, objective, len(pairs), pairs.left_out, fresh=fresh)
+        return Lesson(with_reward(model, seed), pairs, objective, len(pairs), pairs.left_out)
     if settings.loss == "kto":
         judged = Judgements(examples, tokenizer, context, seed, settings.group)
         judged = judged.referred(reference(model, judged, dtype, scratch, progress))
         objective = KTO(judged.group, settings.beta, settings.desirable, settings.undesirable, dtype)
-        return Lesson(model, judged, objective, len(judged), judged.left_out)
+        return Lesson(model, judged, objective, len(judged.rows), judged.left_out)
     pairs = Preferences(examples, tokenizer, context, seed)
     pairs = pairs.referred(reference(model, pairs, dtype, scratch, progress))
     objective = DPO(settings.loss, settings.beta, settings.smoothing, dtype)

@@ -42,8 +42,17 @@ class JudgedBatch(PairBatch):
 class Rows:
     """Rows of two answers in shuffled order, pass after pass without end."""
 
-    def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer, seed: int, left_out: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        origins: Sequence[int],
+        tokenizer: Tokenizer,
+        seed: int,
+        left_out: Mapping[str, int],
+    ) -> None:
         self.rows, self.seed = rows, seed
+        self.origins = origins
+        """The number of the example that each row was made of."""
         self.left_out = left_out
         """How many examples are not learned from, by reason."""
         # Never learned from, so where there is no token for it any other will do.
@@ -90,18 +99,23 @@ class Preferences(Rows):
 
         Either answer has to fit, with its prompt, into `context` tokens.
         """
-        rows, left_out = [], Counter[str]()
-        for example in examples:
+        rows, origins, left_out = [], [], Counter[str]()
+        for number, example in enumerate(examples):
             body = example.body
             if not isinstance(body, Preference):
                 raise _no(example, "a preference")
             made = _row(tokenizer, body.prompt, (body.chosen, body.rejected), context)
             if isinstance(made, Row):
                 rows.append(made)
+                origins.append(number)
             else:
                 left_out[made] += 1
         _check(len(rows), left_out)
-        super().__init__(rows, tokenizer, seed, left_out)
+        super().__init__(rows, origins, tokenizer, seed, left_out)
+
+    def examples(self, sample: int) -> Sequence[int]:
+        """The number of the example that is the `sample`-th to be read."""
+        return [self.origins[self.row(sample)]]
 
     def batch(self, first: int, count: int) -> PairBatch:
         """The samples first, first + 1, ..., count of them."""
@@ -121,12 +135,13 @@ class Judgements(Rows):
         Raises UserError where that is nothing, where an example is neither, or all have the same prompt.
         """
         found: list[tuple[tuple[Message, ...], str, bool, tuple[int, ...], tuple[int, ...]]] = []
-        left_out = Counter[str]()
-        for example in examples:
+        origins, left_out = [], Counter[str]()
+        for origin, example in enumerate(examples):
             for one in _judgements(example):
                 made = _row(tokenizer, one.prompt, (one.answer,), context)
                 if isinstance(made, Row):
                     found.append((one.prompt, one.answer, one.good, made.prompt, made.answers[0]))
+                    origins.append(origin)
                 else:
                     left_out[made] += 1
         _check(len(found), left_out)
@@ -139,9 +154,17 @@ class Judgements(Rows):
             if other is None:
                 raise UserError("all examples have the same prompt; KTO needs at least two that differ")
             rows[number] = Row(ids, (answer, other[4][: context - len(ids)]))
-        super().__init__([rows[number] for number in range(len(found))], tokenizer, seed, left_out)
+        super().__init__([rows[number] for number in range(len(found))], origins, tokenizer, seed, left_out)
         self.good = torch.tensor([one[2] for one in found])
         self.group = min(group, len(found))
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.group
+
+    def examples(self, sample: int) -> Sequence[int]:
+        """Numbers of the examples in the `sample`-th group to be read."""
+        first = sample * self.group
+        return [self.origins[self.row(place)] for place in range(first, first + self.group)]
 
     def batch(self, first: int, count: int) -> JudgedBatch:
         """The groups first, first + 1, ..., count of them, as count * group rows."""

@@ -48,8 +48,8 @@ def compute(model: Decoder, rows: Rows, dtype: torch.dtype, progress: Progress =
     """The same, without a file."""
     device, learning = next(model.parameters()).device, model.training
     model.eval()
-    found = torch.zeros(len(rows), ANSWERS)
-    order = sorted(range(len(rows)), key=lambda number: len(rows.rows[number]))
+    found = torch.zeros(len(rows.rows), ANSWERS)
+    order = sorted(range(len(rows.rows)), key=lambda number: len(rows.rows[number]))
     done = 0
     while done < len(order):
         # The longest of a batch is its last.

@@ -102,10 +102,8 @@ def _find(label: str, exclude: Sequence[str]) -> list[Found]:
         root = sysconfig.get_paths()["stdlib"]
         listed = [file for file in _walk(label, root) if file.inside.endswith(".py")]
         licence: Callable[[str], str] = _of_python
-    elif _URL.match(label) and not label.startswith("file://"):
-        listed, licence, named = _remote(label)
     else:
-        listed, licence, named = _local(label)
+        listed, licence, named = files_of(label)
     kept = [file for file in listed if named or not _excluded(file.inside, exclude)]
     cards = {posixpath.dirname(file.inside) for file in kept if posixpath.basename(file.inside) in _CARDS}
     kinds = {file.inside: kind_of(file.inside) for file in kept}
@@ -121,6 +119,13 @@ def _find(label: str, exclude: Sequence[str]) -> list[Found]:
     if not found:
         raise UserError(f"source {label}: no readable files in it (text, code, web pages, records, dumps, archives)")
     return found
+
+
+def files_of(label: str) -> "Listed":
+    """All files that a source means, whatever they hold. Raises UserError where it is missing."""
+    if _URL.match(label) and not label.startswith("file://"):
+        return _remote(label)
+    return _local(label)
 
 
 def _of_python(_: str) -> str:

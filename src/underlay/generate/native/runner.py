@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from underlay.errors import MachineError, UserError
-from underlay.generate.adapters import Adapter
 from underlay.generate.native import build, draw
 from underlay.generate.native.describe import HEAD, MATRICES, Step, matrices, norms, ropes, settings, shape, unsupported
 from underlay.generate.request import TokenLogprob
 from underlay.generate.runner import BLOCK, Work
 from underlay.generate.sampler import Sampler
 from underlay.models import Decoder
+from underlay.models.adapter import Adapter
 from underlay.models.parts import LayerNorm, Linear, RMSNorm
 from underlay.models.quantised import Bits, QuantisedMatrix, round_to_nearest
 from underlay.plan.machine import cores

@@ -9,6 +9,7 @@ from underlay.models.parts.attention import Attention, LayerCache
 from underlay.models.parts.block import Block
 from underlay.models.parts.likelihood import linear_log_probabilities
 from underlay.models.parts.linear import Embedding, Linear
+from underlay.models.parts.lora import LoraLinear
 from underlay.models.parts.loss import linear_cross_entropy
 from underlay.models.parts.mlp import ACTIVATIONS, MLP, Activation, Experts, GatedMLP
 from underlay.models.parts.norm import LayerNorm, RMSNorm
@@ -27,6 +28,7 @@ __all__ = [
     "LayerCache",
     "LayerNorm",
     "Linear",
+    "LoraLinear",
     "RMSNorm",
     "Rope",
     "RopeScaling",

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from underlay.models.parts import masks
 from underlay.models.parts.blocked import LONGEST, attend
 from underlay.models.parts.linear import Linear
 from underlay.models.parts.norm import RMSNorm
@@ -63,9 +64,10 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x: (batch, time, width); returns the same shape.
 
-        mask: bool, True where to look, or float, added to the scores; broadcastable to (batch, heads, time, seen).
-        Without one, a causal layer sees what came before and itself, another one everything. memory: (batch, seen,
-        width) gives keys and values in the place of x (cross-attention).
+        mask: bool, True where to look, or float, added to the scores; broadcastable to (batch, heads, time, seen); or
+        int64 (batch, time), the first place that each token of a causal layer sees. Without one, a causal layer sees
+        what came before and itself, another one everything. memory: (batch, seen, width) gives keys and values in the
+        place of x (cross-attention).
         """
         source = x if memory is None else memory
         query = self._split(self.query(x), self.query_norm)
@@ -75,7 +77,7 @@ class Attention(nn.Module):
             query, key = rotate(query, rotation), rotate(key, rotation)
         if cache is not None:
             key, value = cache.extend(key, value)
-        causal = self.causal and mask is None and memory is None
+        causal = self.causal and memory is None and (mask is None or mask.dtype == torch.int64)
         mixed = self._mix(query, key, value, mask, causal)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
@@ -93,12 +95,17 @@ class Attention(nn.Module):
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """The values of each head, weighted by how well keys answer the query: (batch, heads, time, head_dim)."""
         grouped = self.kv_heads != self.heads
+        first = mask if mask is not None and mask.dtype == torch.int64 else None
         if self.softcap is None:
             time, seen = query.shape[2], key.shape[2]
-            plain = mask is None and (time == seen or not causal) and time > 1 and seen <= LONGEST
+            plain = mask is first and (time == seen or not causal) and time > 1 and seen <= LONGEST
             # torch's own is faster where nothing lies above the diagonal and small products run at full speed.
             if plain and query.device.type == "cpu" and (causal or query.dtype != torch.float32):
-                return attend(query, key, value, causal, self.head_dim**-0.5 if self.scale is None else self.scale)
+                scale = self.head_dim**-0.5 if self.scale is None else self.scale
+                return attend(query, key, value, causal, scale, first)
+        if first is not None:
+            mask, causal = masks.within(first), False
+        if self.softcap is None:
             if mask is not None and mask.is_floating_point():
                 mask = mask.to(query.dtype)
             return F.scaled_dot_product_attention(

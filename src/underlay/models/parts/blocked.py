@@ -8,6 +8,9 @@ them, and the blocks above the diagonal are left out.
     queries  0..127    keys 0..127      causal: each block of queries meets only keys up to its own end
     queries  128..255  keys 0..255
     queries  256..383  keys 0..383
+
+Where a row holds several documents that do not see each other, a block also leaves out the keys before the first one
+that any of its queries sees.
 """
 
 from typing import Any
@@ -21,13 +24,17 @@ LONGEST = 1024
 """Positions up to which probabilities are kept for the backward pass; they grow with the square of the length."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, first: Tensor | None = None
+) -> Tensor:
     """softmax(scale query key^T) value, for a CPU; scores are kept in the dtype of queries, sums in float32.
 
     query: (batch, heads, time, head_dim); key, value: (batch, kv_heads, seen, head_dim), where a causal query sees as
-    many keys as queries came, its own included, and so `seen` is `time`. Returns (batch, heads, time, head_dim).
+    many keys as queries came, its own included, and so `seen` is `time`. first: (batch, time) int64, the first key that
+    each causal query sees, where a row holds several documents. Returns (batch, heads, time, head_dim).
     """
-    result: Tensor = _Attend.apply(query, key, value, causal, scale)  # type: ignore[no-untyped-call]
+    assert causal or first is None, "documents are kept apart in causal rows"
+    result: Tensor = _Attend.apply(query, key, value, causal, scale, first)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -35,49 +42,68 @@ class _Attend(torch.autograd.Function):
     """The backward pass by hand: autograd would add up each block's gradients of keys and values at full length."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, first: Tensor | None
+    ) -> Tensor:
         batch, kv_heads, seen, size = key.shape
         query = torch.unflatten(query, 1, (kv_heads, -1))
         key, value = key.flatten(0, 1), value.flatten(0, 1)
-        mixed, asked, chances = [], [], []
+        mixed, asked, chances, keys = [], [], [], []
         for start, end in _blocks(query.shape[3]):
-            last = end if causal else seen
+            low, last = _lowest(first, start, end), end if causal else seen
             # Rows of one product: the heads of a group, one after the other.
             asks = query[:, :, :, start:end].reshape(len(key), -1, size)
-            scores = torch.baddbmm(key.new_empty(1), asks, key[:, :last].mT, beta=0, alpha=scale)
+            scores = torch.baddbmm(key.new_empty(1), asks, key[:, low:last].mT, beta=0, alpha=scale)
             if causal:
                 later = _later(end - start, scores.dtype, scores.device)
-                torch.unflatten(scores, 1, (-1, end - start))[..., start:].add_(later)
+                torch.unflatten(scores, 1, (-1, end - start))[..., start - low :].add_(later)
+            if first is not None:
+                earlier = torch.arange(low, last, device=first.device) < first[:, start:end, None]
+                whole = scores.view(batch, kv_heads, -1, end - start, last - low)
+                whole.masked_fill_(earlier[:, None, None], float("-inf"))
             chances.append(scores.softmax(-1))
-            mixed.append((chances[-1] @ value[:, :last]).view(batch, kv_heads, -1, end - start, size))
+            mixed.append((chances[-1] @ value[:, low:last]).view(batch, kv_heads, -1, end - start, size))
             asked.append(asks)
-        ctx.shape, ctx.scale = (batch, kv_heads), scale
+            keys.append((low, last))
+        ctx.shape, ctx.scale, ctx.keys = (batch, kv_heads), scale, keys
         ctx.save_for_backward(key, value, *asked, *chances)
         return torch.cat(mixed, dim=3).flatten(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         key, value, *kept = ctx.saved_tensors
         given = torch.unflatten(gradients[0], 1, (ctx.shape[1], -1))
-        blocks = list(zip(_blocks(given.shape[3]), kept[: len(kept) // 2], kept[len(kept) // 2 :], strict=True))
+        half = len(kept) // 2
+        blocks = list(zip(_blocks(given.shape[3]), ctx.keys, kept[:half], kept[half:], strict=True))
         to_query, to_key, to_value = [], torch.empty_like(key), torch.empty_like(value)
-        for (start, end), asks, chances in reversed(blocks):
-            last = chances.shape[-1]
+        fresh = key.shape[1]
+        for (start, end), (low, last), asks, chances in reversed(blocks):
             told = given[:, :, :, start:end].reshape(asks.shape)
-            to_chances = told @ value[:, :last].mT
+            to_chances = told @ value[:, low:last].mT
             to_scores = torch._softmax_backward_data(to_chances, chances, -1, chances.dtype)
-            to_asks = torch.baddbmm(key.new_empty(1), to_scores, key[:, :last], beta=0, alpha=ctx.scale)
+            to_asks = torch.baddbmm(key.new_empty(1), to_scores, key[:, low:last], beta=0, alpha=ctx.scale)
             to_query.append(to_asks.view(*ctx.shape, -1, end - start, key.shape[-1]))
-            # The last block sees all keys, so it comes first: it writes what the others add to.
-            beta = float(len(to_query) > 1)
-            to_value[:, :last].baddbmm_(chances.mT, told, beta=beta)
-            to_key[:, :last].baddbmm_(to_scores.mT, asks, beta=beta, alpha=ctx.scale)
+            # Blocks come from the last to the first: keys from `fresh` on were written by later ones, the rest is new.
+            for begin, stop, beta in ((low, min(fresh, last), 0.0), (max(low, fresh), last, 1.0)):
+                if begin < stop:
+                    part = slice(begin - low, stop - low)
+                    to_value[:, begin:stop].baddbmm_(chances[..., part].mT, told, beta=beta)
+                    to_key[:, begin:stop].baddbmm_(to_scores[..., part].mT, asks, beta=beta, alpha=ctx.scale)
+            fresh = min(fresh, low)
         found = torch.cat(to_query[::-1], dim=3).flatten(1, 2)
-        return found, torch.unflatten(to_key, 0, ctx.shape), torch.unflatten(to_value, 0, ctx.shape), None, None
+        to_key, to_value = (torch.unflatten(one, 0, ctx.shape) for one in (to_key, to_value))
+        return found, to_key, to_value, None, None, None
 
 
 def _blocks(time: int) -> list[tuple[int, int]]:
     return [(start, min(start + BLOCK, time)) for start in range(0, time, BLOCK)]
+
+
+def _lowest(first: Tensor | None, start: int, end: int) -> int:
+    """The first key that any query of a block sees; code that is compiled for all batches leaves none out."""
+    if first is None or torch.compiler.is_compiling():
+        return 0
+    return int(first[:, start:end].min())
 
 
 def _later(rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -64,11 +64,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         shift = None if bias is None else bias.to(hidden.dtype)
         size = max(1, min(rows, chunk_rows(vocabulary, hidden)))
         to_hidden, to_weight, to_bias = torch.empty_like(hidden), None, None
-        if learns:
-            # Sums of several chunks are taken in float32; one chunk's product stands as it is.
-            sums = hidden.dtype if rows == size else torch.float32
+        # Sums of several chunks are taken in float32; one chunk's product stands as it is.
+        sums = hidden.dtype if rows == size else torch.float32
+        if learns and ctx.needs_input_grad[1]:
             to_weight = torch.zeros(vocabulary, width, dtype=sums, device=hidden.device)
-            to_bias = None if bias is None else torch.zeros(vocabulary, dtype=torch.float32, device=hidden.device)
+        if learns and ctx.needs_input_grad[4]:
+            to_bias = torch.zeros(vocabulary, dtype=torch.float32, device=hidden.device)
         loss = torch.zeros((), device=hidden.device)
         buffer = hidden.new_empty(size, vocabulary)
         for start in range(0, rows, size):
@@ -86,8 +87,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # The target's own gradient, p - 1: in float32, since p was rounded above.
             logits.scatter_(1, target, (torch.expm1(picked - total) * count).to(logits.dtype))
             torch.mm(logits, head, out=to_hidden[start : start + size])
-            assert to_weight is not None
-            add_products(to_weight, logits, part, fresh=rows == size)
+            if to_weight is not None:
+                add_products(to_weight, logits, part, fresh=rows == size)
             if to_bias is not None:
                 to_bias += logits.sum(0, dtype=torch.float32)
         ctx.gradients = to_hidden, to_weight, to_bias
@@ -101,7 +102,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         plain = scale.device.type == "cpu" and scale == 1  # elsewhere, to ask would be to wait
         kept, ctx.gradients = ctx.gradients, None
         hidden, weight, bias = (
-            None if x is None else (x if plain else x.mul_(scale)).to(dtype)
+            None if x is None or dtype is None else (x if plain else x.mul_(scale)).to(dtype)
             for x, dtype in zip(kept, ctx.dtypes, strict=True)
         )
         return hidden, weight, None, None, bias, None, None

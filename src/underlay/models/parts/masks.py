@@ -30,18 +30,24 @@ def padded(present: Tensor, looks_ahead: bool) -> tuple[Tensor, Tensor]:
 
 
 def isolated(documents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask and positions for packed rows in which no document sees another.
+    """Where a query may look, and positions, for packed rows in which no document sees another.
 
-    documents: (batch, time), a number for each token that differs between neighbouring documents. Returns a causal
-    mask (batch, 1, time, time) and positions (batch, time) that start again at each document.
+    documents: (batch, time), a number for each token that differs between neighbouring documents. Returns for each
+    token the first place that it sees, (batch, time) int64, which attention takes as it is (`within` makes a mask of
+    it), and positions (batch, time) that start again at each document.
     """
     places = torch.arange(documents.shape[1], device=documents.device)[None]
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    first = torch.where(starts, places, 0).cummax(-1).values
     # The same number may come again later in a row; the place where a document starts does not.
-    same = first[:, None, :, None] == first[:, None, None, :]
-    return same & causal(places, places), places - first
+    first = torch.where(starts, places, 0).cummax(-1).values
+    return first, places - first
+
+
+def within(first: Tensor) -> Tensor:
+    """What comes before, from the first place that each token sees on; (batch, time) to (batch, 1, time, time)."""
+    places = torch.arange(first.shape[1], device=first.device)[None]
+    return causal(places, places) & (places[:, None, None, :] >= first[:, None, :, None])
 
 
 def branched(branches: Tensor) -> tuple[Tensor, Tensor]:

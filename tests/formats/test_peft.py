@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from underlay.errors import UserError
 from underlay.formats import hf
-from underlay.generate.adapters import CONFIG, WEIGHTS, Adapter, LowRank, changed, load_adapter
+from underlay.formats.peft import CONFIG, WEIGHTS, load_adapter
 from underlay.models import Decoder, LlamaConfig
+from underlay.models.adapter import Adapter, LowRank, changed
 from underlay.models.gpt2 import GPT2Config
 from underlay.models.mistral import MistralConfig
 from underlay.models.qwen import QwenConfig

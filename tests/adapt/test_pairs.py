@@ -1,16 +1,14 @@
-"""Pairs from a corpus, and rows of which only the answer is learned."""
+"""Pairs of instruction and answer from a corpus."""
 
 import ast
 from pathlib import Path
 
 import pytest
-import torch
 
-from underlay.adapt import Conversations, Pair, find_pairs, functions_in
+from underlay.adapt import find_pairs, functions_in
 from underlay.adapt.pairs import passages_in
 from underlay.data import Document
 from underlay.errors import UserError
-from underlay.text import Special, Tokenizer, train_tokenizer
 
 SOURCE = '''
 class Thing:
@@ -89,37 +87,6 @@ def test_auto_chooses_by_what_there_is() -> None:
         find_pairs([prose], "functions")
     with pytest.raises(UserError, match="no pairs"):
         find_pairs([document("x = 1")])
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer([SOURCE] * 3, 300)
-
-
-def test_only_answers_are_learned_and_rows_are_padded(tokenizer: Tokenizer) -> None:
-    pairs = [Pair("ask", "say", "d", 1), Pair("question", "answer" * 100, "d", 1)]
-    rows = Conversations(pairs, tokenizer, 40, seed=0)
-    assert (len(rows), rows.longer) == (1, 1)
-    batch = rows.batch(0, 2)
-    assert batch.weights is not None
-    assert batch.tokens.shape == batch.targets.shape == batch.weights.shape == (2, 40)
-    learned = batch.targets[0][batch.weights[0] > 0].tolist()
-    assert learned == [*tokenizer.encode("say"), tokenizer.special(Special.END)]
-    assert batch.tokens[0, -1] == tokenizer.special(Special.PAD)
-    assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
-
-
-def test_each_pass_uses_every_pair(tokenizer: Tokenizer) -> None:
-    pairs = [Pair(f"q{n}", f"a{n}", "d", 1) for n in range(9)]
-    rows = Conversations(pairs, tokenizer, 30, seed=0)
-    passes = [{tuple(row.tolist()) for row in rows.batch(9 * n, 9).tokens} for n in range(2)]
-    assert len(passes[0]) == 9
-    assert passes[0] == passes[1]
-
-
-def test_nothing_that_fits_is_an_error(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="none of 1 pairs fits into a row of 4 tokens"):
-        Conversations([Pair("a" * 50, "b", "d", 1)], tokenizer, 4, seed=0)
 
 
 def test_strings_that_dedenting_would_change_are_left_out() -> None:

@@ -1,84 +1,41 @@
-"""Small changes to a model's matrices, chosen request by request over one set of weights (LoRA, arXiv:2106.09685).
+"""LoRA adapters as `peft` writes them: `adapter_config.json` beside `adapter_model.safetensors`, read and written.
 
-The product of a matrix with its change is W x + scale B (A x); the two thin matrices are kept apart from W, so that
-requests with different adapters, or with none, share a step.
+An adapter there belongs to a model of `transformers`, whose matrices have other names than ours and sometimes hold
+several of ours. The key maps of `formats.hf` say which, so they serve adapters as well.
 """
 
-import copy
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from underlay.errors import UserError
-from underlay.models import Decoder
+from underlay.formats.hf import outgoing
+from underlay.formats.keymap import Row
+from underlay.formats.safetensors import read_header, read_tensors
+from underlay.formats.untrusted import shown
+from underlay.models.adapter import Adapter, LowRank, check
+from underlay.models.config import TextConfig
 from underlay.models.decoder import DecoderConfig
-from underlay.models.parts import Linear
-
-if TYPE_CHECKING:  # the formats are read only where an adapter is
-    from underlay.formats.keymap import Row
+from underlay.models.families import Model, blank
+from underlay.models.storage import write_tensors
+from underlay.text.files import read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-@dataclass(frozen=True)
-class LowRank:
-    """The change of one matrix."""
-
-    down: Tensor
-    """A: (rank, inputs) float32."""
-    up: Tensor
-    """B: (outputs, rank) float32, with the adapter's scale already multiplied in."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """Changes by the name of the matrix, as the model calls it: `blocks.0.attention.query`."""
-
-    changes: Mapping[str, LowRank]
-
-
-def check(adapter: Adapter, model: Decoder, where: str = "the adapter") -> None:
-    """Raise UserError, which names `where`, if the adapter changes what the model has not, or in another shape."""
-    matrices = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
-    for name, change in adapter.changes.items():
-        if name not in matrices:
-            raise UserError(f"{where}: the model has no matrix {name}; was it made for another one?")
-        outputs, inputs = matrices[name].weight.shape
-        (rank, down), (up, same) = change.down.shape, change.up.shape
-        if rank != same or (up, down) != (outputs, inputs):
-            raise UserError(
-                f"{where}: {name} is changed from {down} inputs to {up} outputs by ranks {rank} and {same}, "
-                f"the model has {inputs} and {outputs}; was it made for another one?"
-            )
-
-
-def changed(model: Decoder, adapter: Adapter) -> Decoder:
-    """A copy of a model with an adapter's changes in its weights. Raises UserError where they do not fit it."""
-    check(adapter, model)
-    merged = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, change in adapter.changes.items():
-            weight: Tensor = merged.get_submodule(name).weight  # type: ignore[assignment]
-            weight += change.up.to(weight) @ change.down.to(weight)
-    return merged
-
-
-def load_adapter(folder: Path, model: Decoder) -> Adapter:
+def load_adapter(folder: Path, model: Model) -> Adapter:
     """Read a folder of `peft`: `adapter_config.json` and `adapter_model.safetensors`.
 
     The adapter belongs to the same model in `transformers`, whose names are mapped to ours. Raises UserError, in one
     line that names it, for what is damaged, missing, of another model, or not supported.
     """
-    from underlay.formats.hf import outgoing
-    from underlay.formats.safetensors import read_header, read_tensors
-    from underlay.text.files import read_json
-
     path = folder / WEIGHTS
     values = read_json(folder / CONFIG, _LONGEST)
     scales = _Scales.read(values, f"{folder / CONFIG}")
@@ -110,10 +67,66 @@ def load_adapter(folder: Path, model: Decoder) -> Adapter:
     return adapter
 
 
-def read_adapter(folder: Path, config: DecoderConfig) -> Adapter:
+def write_adapter(adapter: Adapter, config: TextConfig, folder: Path, base: str) -> None:
+    """Write an adapter of a model with this config into an existing folder, as `peft` reads it.
+
+    base: what `peft` shows as the model's name. Scales are within B, and alpha is the rank, so that it changes nothing.
+    Where one of their matrices is several of ours, its rank is the sum of theirs, and B has a block for each. Raises
+    UserError where a change has no place in their model.
+    """
+    left = dict(adapter.changes)
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    sideways = False
+    for row in outgoing(config)[1]:
+        ours = [name.removesuffix(".weight") for name in row.ours]
+        parts = [left.pop(name, None) for name in ours] if _matrices(row) else []
+        there = [part for part in parts if part is not None]
+        if not there:
+            continue
+        module = row.theirs[0].removesuffix(".weight")
+        outputs = next(iter(there)).up.shape[0]  # equal parts: so says the key map
+        rank = sum(len(part.down) for part in there)
+        ups, first = [], 0
+        for part in parts:
+            own = 0 if part is None else len(part.down)
+            up = torch.zeros(outputs, rank)
+            if part is not None:
+                up[:, first : first + own] = part.up
+            ups.append(up)
+            first += own
+        whole = row.write(ups)[0]
+        sideways |= _sideways(row)
+        name = f"base_model.model.{module}"
+        tensors[f"{name}.lora_A.weight"] = torch.cat([part.down for part in there])
+        tensors[f"{name}.lora_B.weight"] = whole.T if _sideways(row) else whole
+        ranks[module] = rank
+    if left:
+        raise UserError(f"{min(left)}: a change of it has no place in a {config.family} of other tools")
+    rank = min(ranks.values())
+    others = {module: own for module, own in ranks.items() if own != rank}
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if isinstance(config, DecoderConfig) and config.task is None else None,
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": sorted(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": sideways,
+        "inference_mode": True,
+    }
+    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    write_tensors(tensors, folder / WEIGHTS)
+
+
+def read_adapter(folder: Path, config: TextConfig) -> Adapter:
     """`load_adapter` where the model itself is not at hand: its names and shapes suffice."""
     with torch.device("meta"):
-        model = Decoder(config)
+        model = blank(config)
     return load_adapter(folder, model)
 
 
@@ -198,7 +211,6 @@ def _number(value: Any) -> bool:
 
 def _pairs(names: Iterable[str], path: Path) -> dict[str, tuple[str, str]]:
     """The two tensors of each module."""
-    from underlay.formats.untrusted import shown
 
     found: dict[str, dict[str, str]] = {}
     for name in names:
@@ -220,13 +232,13 @@ def _check_dtypes(tensors: Mapping[str, Any], path: Path) -> None:
             raise UserError(f"{path}: tensor {name[:80]} is {place.dtype}; float32, float16 and bfloat16 are supported")
 
 
-def _matrices(row: "Row") -> bool:
+def _matrices(row: Row) -> bool:
     """Whether a row of a key map is of one matrix of theirs, in which ours stand above or beside each other."""
     ours = all(name.startswith(("blocks.", "head.")) and name.endswith(".weight") for name in row.ours)
     return ours and len(row.theirs) == 1 and "norm" not in row.ours[0]
 
 
-def _sideways(row: "Row") -> bool:
+def _sideways(row: Row) -> bool:
     """Whether they store it as (inputs, outputs)."""
     (whole,) = row.write([torch.empty(1, 2, device="meta") for _ in row.ours])
     return whole.shape[0] == 2

@@ -1,0 +1,60 @@
+"""Our side of `bench/adapt.py`: what `underlay adapt` does, without the library around it."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from adaptation.told import tell
+
+
+def main(what: dict[str, Any]) -> None:
+    """Train for some steps."""
+    from underlay.adapt import instruct
+    from underlay.adapt.examples import Examples
+    from underlay.adapt.lora import LoraConfig, attach
+    from underlay.models import Batch
+    from underlay.models.storage import load_decoder
+    from underlay.text import Tokenizer
+    from underlay.train import TrainConfig, train
+    from underlay.train.config import OptimizerConfig
+
+    folder, packed = Path(what["model"]), what["way"] == "ours"
+    model, tokenizer = load_decoder(folder), Tokenizer.load(folder)
+    rows = what["tokens"] // what["context"]
+    settings = TrainConfig(
+        steps=what["steps"],
+        context=what["context"],
+        batch_rows=rows,
+        micro_rows=rows,
+        optimizer=OptimizerConfig(lr=0.002, adam_lr=0.0003),
+        checkpoint_seconds=1e9,
+    )
+    if what["method"] == "lora":
+        attach(model, LoraConfig(rank=16), 0, settings.dtype())
+    config = instruct.InstructConfig(packing=packed)
+    examples = list(Examples(Path(what["examples"])))
+    lesson = instruct.lesson(
+        model, tokenizer, examples, config, what["context"], 0, settings.dtype(), settings.compiles()
+    )
+    read: list[tuple[int, int]] = []
+    source: Any = lesson.source
+    plain = source.batch
+
+    def batch(first: int, count: int) -> Batch:
+        made: Batch = plain(first, count)
+        assert made.weights is not None
+        if count > 1:  # the preflight reads one row
+            read.append((sum(len(source.examples(first + row)) for row in range(count)), int(made.weights.sum())))
+        return made
+
+    source.batch = batch
+    times: list[float] = []
+    scratch = Path(what["scratch"])
+    train(model, lesson.objective, source, settings, scratch, lambda *_, **__: times.append(time.perf_counter()))
+    tell(times, [one for one, _ in read], [learned for _, learned in read], mode=settings.mode())
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,83 @@
+"""The side of `trl` in `bench/adapt.py`: its SFTTrainer, with `peft` for LoRA."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from adaptation.told import has_unit, tell
+
+
+def main(what: dict[str, Any]) -> None:
+    """Train for some steps."""
+    import peft
+    import torch
+    import transformers
+    import trl
+    from datasets import Dataset
+
+    transformers.logging.set_verbosity_error()
+    way, context, steps = what["way"], what["context"], what["steps"]
+    rows = [json.loads(line) for line in Path(what["rows"]).read_text().splitlines()]
+    data = Dataset.from_list(
+        [{"input_ids": ids, "completion_mask": [int(weight) for weight in weights]} for ids, weights in rows]
+    )
+    pure = way == "trl-pure" and has_unit()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        what["exported"], dtype=torch.bfloat16 if pure else torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(what["exported"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    packed = way == "trl-packed"
+    mean = sum(len(ids) for ids, _ in rows) / len(rows)
+    # Twice as many as the mean would allow: padding fills up to the longest.
+    batch = what["tokens"] // context if packed else max(1, round(what["tokens"] / mean))
+    arguments = trl.SFTConfig(
+        output_dir=what["scratch"],
+        max_steps=steps,
+        per_device_train_batch_size=batch,
+        max_length=context,
+        packing=packed,
+        bf16=has_unit() and not pure,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        optim="adamw_torch_fused",
+        learning_rate=3e-4,
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": False},
+        seed=0,
+    )
+    times: list[float] = [time.perf_counter()]
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    lora = None
+    if what["method"] == "lora":
+        targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
+    trainer = trl.SFTTrainer(
+        model, arguments, train_dataset=data, processing_class=tokenizer, peft_config=lora, callbacks=[Watch()]
+    )
+    read: list[tuple[int, int]] = []
+    plain = trainer.compute_loss
+
+    def compute_loss(model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+        labels, tokens = inputs["labels"], int((inputs["labels"] != -100).sum())
+        positions = inputs.get("position_ids")
+        begun = len(labels) if positions is None else int((positions == 0).sum())
+        read.append((begun, tokens))
+        return plain(model, inputs, *rest, **named)
+
+    trainer.compute_loss = compute_loss
+    trainer.train()
+    tell(times, [one for one, _ in read], [learned for _, learned in read], trl=trl.__version__, peft=peft.__version__)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

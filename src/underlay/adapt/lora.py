@@ -1,0 +1,109 @@
+"""Low-rank adaptation: a few matrices learn small changes, the model stands still (LoRA, arXiv:2106.09685).
+
+What learns is a hundredth of the model, so gradients, the optimizer's memory and checkpoints are small, and many
+adapters serve over one model. The frozen weights are kept in the dtype they are computed in: nothing is cast at every
+step, and they take half the memory in bfloat16.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from underlay.config import Config
+from underlay.errors import UserError
+from underlay.models import Decoder, Encoder
+from underlay.models.adapter import Adapter, LowRank, check
+from underlay.models.parts import Embedding, Linear, LoraLinear, computed
+
+Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
+TARGETS: tuple[Target, ...] = ("query", "key", "value", "output", "gate", "up", "down")
+
+
+class LoraConfig(Config):
+    """Which matrices change, and how much they can."""
+
+    rank: int = Field(default=16, gt=0)
+    """Of each change: its thin matrices have so many rows, or columns."""
+    alpha: float | None = Field(default=None, gt=0)
+    """The change is multiplied by alpha / rank; by default 2."""
+    rooted: bool = False
+    """Divide alpha by the root of the rank instead, so that high ranks learn as fast (rsLoRA, arXiv:2312.03732)."""
+    targets: tuple[Target, ...] = TARGETS
+    """Matrices of each block that change; by default all of them."""
+
+    @property
+    def scale(self) -> float:
+        """What a change is multiplied by."""
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.rooted else self.rank)
+
+
+def attach(
+    model: Decoder | Encoder,
+    config: LoraConfig,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    start: Adapter | None = None,
+) -> None:
+    """Freeze a model, in `dtype`, and give its matrices changes that learn; a head for a task goes on learning.
+
+    `start`: an adapter to go on from, whose ranks are then kept. Raises UserError where the model has no matrix that is
+    meant, or the adapter is of another model.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("task."))
+    if start is not None:
+        check(start, model)
+    found = dict(_targets(model, config, start))
+    if not found:
+        raise UserError(f"lora.targets: a {model.config.family} has none of {', '.join(config.targets)} in its blocks")
+    for name, linear in found.items():
+        parent, _, last = name.rpartition(".")
+        if start is None:
+            lora = LoraLinear(linear, config.rank, config.scale)
+            lora.draw(torch.Generator().manual_seed(_seed(seed, name)))
+        else:
+            change = start.changes[name]
+            lora = LoraLinear(linear, len(change.down), config.scale)
+            with torch.no_grad():
+                lora.lora_a.copy_(change.down)
+                lora.lora_b.copy_(change.up / config.scale)
+        setattr(model.get_submodule(parent), last, lora)
+    hold(model, dtype)
+
+
+def hold(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep frozen matrices, and embeddings, in the dtype that they are computed in."""
+    for module in model.modules():
+        if isinstance(module, Linear | Embedding) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(computed(dtype, module.weight.device))
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    """What the changes of a model have learned; on the CPU."""
+    return Adapter(
+        {
+            name: LowRank(module.lora_a.detach().cpu().clone(), (module.scale * module.lora_b.detach()).cpu())
+            for name, module in model.named_modules()
+            if isinstance(module, LoraLinear)
+        }
+    )
+
+
+def _targets(model: Decoder | Encoder, config: LoraConfig, start: Adapter | None) -> Iterator[tuple[str, Linear]]:
+    for name, module in model.named_modules():
+        if not isinstance(module, Linear):
+            continue
+        meant = name.startswith("blocks.") and name.rpartition(".")[2] in config.targets
+        if name in start.changes if start is not None else meant:
+            yield name, module
+
+
+def _seed(seed: int, name: str) -> int:
+    """Of one matrix: which others change must not matter."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little") >> 1
