@@ -23,6 +23,7 @@ from underlay.models.parts import (
     Rotation,
     computed,
     linear_cross_entropy,
+    linear_log_probabilities,
     masks,
 )
 
@@ -172,6 +173,13 @@ class Decoder(nn.Module):
             return linear_cross_entropy(hidden, self._head_weight(), targets, weights, compiled=compiled)
         losses = nn.functional.cross_entropy(self.logits(hidden).float(), targets, reduction="none")
         return (losses * weights).sum()
+
+    def log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """How likely each target is, in nats: (rows,) float32 (see `parts.linear_log_probabilities`).
+
+        hidden: (rows, width); targets: (rows,) int64.
+        """
+        return linear_log_probabilities(hidden, self._head_weight(), targets, self.config.final_softcap())
 
     def _head_weight(self) -> Tensor:
         return self.embedding.weight if self.head is None else self.head.weight

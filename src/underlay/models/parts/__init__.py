@@ -7,6 +7,7 @@ so that one module serves float32 and bfloat16 without autocast. A CPU that has 
 
 from underlay.models.parts.attention import Attention, LayerCache
 from underlay.models.parts.block import Block
+from underlay.models.parts.likelihood import linear_log_probabilities
 from underlay.models.parts.linear import Embedding, Linear
 from underlay.models.parts.lora import LoraLinear
 from underlay.models.parts.loss import linear_cross_entropy
@@ -35,5 +36,6 @@ __all__ = [
     "bf16_unit",
     "computed",
     "linear_cross_entropy",
+    "linear_log_probabilities",
     "rotate",
 ]

@@ -58,11 +58,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         compiled: bool,
         learns: bool,
     ) -> Tensor:
-        soften = _compiled_soften() if compiled else _soften
+        soften_rows = _compiled_soften() if compiled else soften
         rows, (vocabulary, width) = len(hidden), weight.shape
         head = weight.to(hidden.dtype)
         shift = None if bias is None else bias.to(hidden.dtype)
-        size = max(1, min(rows, _chunk_rows(vocabulary, hidden)))
+        size = max(1, min(rows, chunk_rows(vocabulary, hidden)))
         to_hidden, to_weight, to_bias = torch.empty_like(hidden), None, None
         # Sums of several chunks are taken in float32; one chunk's product stands as it is.
         sums = hidden.dtype if rows == size else torch.float32
@@ -80,25 +80,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if shift is not None:
                 logits += shift
             picked = logits.gather(1, target).float()
-            total = soften(logits, count)
+            total = soften_rows(logits, count)
             loss += ((total - picked) * count).sum()
             if not learns:
                 continue
             # The target's own gradient, p - 1: in float32, since p was rounded above.
             logits.scatter_(1, target, (torch.expm1(picked - total) * count).to(logits.dtype))
             torch.mm(logits, head, out=to_hidden[start : start + size])
+            if to_weight is not None:
+                add_products(to_weight, logits, part, fresh=rows == size)
             if to_bias is not None:
                 to_bias += logits.sum(0, dtype=torch.float32)
-            for first in range(0, vocabulary if to_weight is not None else 0, _SLICE):
-                assert to_weight is not None
-                slice_ = to_weight[first : first + _SLICE]
-                product = logits[:, first : first + _SLICE].t()
-                if rows == size:
-                    torch.mm(product, part, out=slice_)
-                elif sums == part.dtype:
-                    torch.addmm(slice_, product, part, out=slice_)
-                else:
-                    slice_ += product @ part
         ctx.gradients = to_hidden, to_weight, to_bias
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         return loss
@@ -116,7 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return hidden, weight, None, None, bias, None, None
 
 
-def _chunk_rows(vocabulary: int, hidden: Tensor) -> int:
+def chunk_rows(vocabulary: int, hidden: Tensor) -> int:
     """How many rows of logits are made at once."""
     row_bytes = vocabulary * hidden.element_size()
     most = CHUNK_BYTES // row_bytes
@@ -125,16 +117,33 @@ def _chunk_rows(vocabulary: int, hidden: Tensor) -> int:
     return most
 
 
-def _soften(logits: Tensor, counts: Tensor) -> Tensor:
+def add_products(sums: Tensor, gradient: Tensor, hidden: Tensor, fresh: bool) -> None:
+    """Add gradient.T @ hidden to `sums` (vocabulary, width), or put it there where nothing stands yet (`fresh`).
+
+    gradient: (rows, vocabulary), of a chunk of logits; hidden: (rows, width), what they were made of.
+    """
+    for first in range(0, len(sums), _SLICE):
+        slice_ = sums[first : first + _SLICE]
+        product = gradient[:, first : first + _SLICE].t()
+        if fresh:
+            torch.mm(product, hidden, out=slice_)
+        elif sums.dtype == hidden.dtype:
+            torch.addmm(slice_, product, hidden, out=slice_)
+        else:
+            slice_ += product @ hidden
+
+
+def soften(logits: Tensor, counts: Tensor) -> Tensor:
     """Turn rows of logits, in place, into probabilities times `counts` (rows, 1).
 
-    Returns the logarithm of what each row summed up to, (rows, 1) float32.
+    Returns the logarithm of what each row summed up to, (rows, 1) float32, or float64 where the logits are.
     """
     totals = []
     rows = max(1, _EAGER_BYTES // (4 * logits.shape[1]))
     for part, count in zip(torch.split(logits, rows), torch.split(counts, rows), strict=True):
-        highest = part.amax(-1, keepdim=True).float()
-        wide = part.float().sub_(highest).exp_()
+        dtype = torch.promote_types(part.dtype, torch.float32)
+        highest = part.amax(-1, keepdim=True).to(dtype)
+        wide = part.to(dtype).sub_(highest).exp_()
         total = wide.sum(-1, keepdim=True)
         part.copy_(wide.mul_(count / total))
         totals.append(total.log_().add_(highest))

@@ -50,6 +50,27 @@ def within(first: Tensor) -> Tensor:
     return causal(places, places) & (places[:, None, None, :] >= first[:, None, :, None])
 
 
+def branched(branches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask and positions for rows in which several continuations share what came before them.
+
+        tokens    a b c  d e f  g h
+        branches  0 0 0  1 1 1  2 2
+        positions 0 1 2  3 4 5  3 4
+
+    branches: (batch, time) int64; 0, the shared beginning, is seen by all that follows it, other numbers see it and
+    themselves. A negative number is padding, at a row's end. Returns a causal mask (batch, 1, time, time) and positions
+    (batch, time), in which every branch goes on from the shared beginning; those of padding are 0.
+    """
+    places = torch.arange(branches.shape[1], device=branches.device)[None]
+    shared = branches == 0
+    starts = torch.ones_like(shared)
+    starts[:, 1:] = branches[:, 1:] != branches[:, :-1]
+    first = torch.where(starts, places, 0).cummax(-1).values
+    positions = places - first + torch.where(shared, 0, shared.sum(-1, keepdim=True))
+    sees = (branches[:, None, :, None] == branches[:, None, None, :]) | shared[:, None, None, :]
+    return sees & causal(places, places), torch.where(branches < 0, 0, positions)
+
+
 def alibi(heads: int, time: int) -> Tensor:
     """Scores that fall with distance, a slope a head (ALiBi, arXiv:2108.12409): (heads, time, time) float32.
 
