@@ -1,9 +1,9 @@
 """Adaptation against `trl` and `peft`: conversations a second and peak memory, all weights and LoRA.
 
-A Llama of 14 M parameters (width 384, 6 layers, vocabulary 8,192) learns to write the bodies of functions of the Python
-standard library: conversations of all lengths up to 512 tokens, of which only the answer is learned. Every side gets the
-same token ids and weights, bfloat16 where the processor has a unit for it, and the same number of tokens a step. Each
-runs in a process of its own, one after the other, in rounds, so that noise of the machine hits all:
+A Llama of 14 M parameters (width 384, 6 layers, vocabulary 8,192) learns to write the bodies of functions of Python's
+standard library: conversations of all lengths up to 512 tokens, of which only the answer is learned. Every side gets
+the same token ids and weights, bfloat16 where the processor has a unit for it, and the same number of tokens a step.
+Each runs in a process of its own, one after the other, in rounds, so that noise of the machine hits all:
 
     ours              `underlay adapt`: packed rows, documents apart
     ours-unpacked     the same, a row a conversation

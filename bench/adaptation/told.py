@@ -25,7 +25,7 @@ def has_unit() -> bool:
 
 
 def tell(times: list[float], examples: list[int], learned: list[int], **facts: Any) -> None:
-    """Print the rates; times: when steps were done; examples, learned: conversations and learned tokens of each step."""
+    """Print the rates; times: when steps were done; examples, learned: conversations and learned tokens of each."""
     import torch
 
     seconds = [after - before for before, after in itertools.pairwise(times)][WARM - 1 :]

@@ -119,8 +119,8 @@ class TaskRows:
         vectors: Tensor | None = None,
     ) -> None:
         """targets: lists of one length, or numbers, (rows,) float32; `by_token`: lists as long as their rows, with
-        `NO_TARGET` where nothing is learned. numbers: which example each row is of. `batch_rows`: how many rows make a step. vectors: (rows, width), as in
-        `TaskBatch`.
+        `NO_TARGET` where nothing is learned. numbers: which example each row is of. `batch_rows`: how many rows make
+        a step. vectors: (rows, width), as in `TaskBatch`.
         """
         self.texts = Texts(framed)
         self.order = Order(self.texts.tokens.lengths, batch_rows, seed)
