@@ -1,7 +1,6 @@
 """Instruction tuning as a lesson: conversations in, next tokens of the assistant's words out."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
@@ -18,7 +17,6 @@ from underlay.train import CausalLM
 class InstructConfig(Config):
     """Learn to answer as the assistant does in conversations."""
 
-    name: Literal["instruct"] = "instruct"
     packing: bool = True
     """Put several conversations into a row, none of which sees another; otherwise each gets a row of its own."""
 

@@ -7,12 +7,12 @@ step, and they take half the memory in bfloat16.
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from underlay.config import Config
 from underlay.errors import UserError
@@ -49,14 +49,15 @@ def attach(
     seed: int,
     dtype: torch.dtype = torch.float32,
     start: Adapter | None = None,
+    learning: Collection[str] = (),
 ) -> None:
-    """Freeze a model, in `dtype`, and give its matrices changes that learn; a head for a task goes on learning.
+    """Freeze a model, in `dtype`, and give its matrices changes that learn; so do parameters named in `learning`.
 
     `start`: an adapter to go on from, whose ranks are then kept. Raises UserError where the model has no matrix that is
     meant, or the adapter is of another model.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("task."))
+        parameter.requires_grad_(name in learning)
     if start is not None:
         check(start, model)
     found = dict(_targets(model, config, start))
@@ -93,6 +94,24 @@ def adapter_of(model: nn.Module) -> Adapter:
             if isinstance(module, LoraLinear)
         }
     )
+
+
+def folded(model: nn.Module, base: nn.Module) -> dict[str, Tensor]:
+    """All weights of an adapted model as one without changes: added, in float32, to those of its base.
+
+    What `base` has not, such as a head for a task, is what was learned.
+    """
+    plain = {name: parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name}
+    old = dict(base.named_parameters())
+    state = {
+        name: old[name].detach() if name in old and not parameter.requires_grad else plain[name].float().cpu()
+        for name, parameter in model.named_parameters()
+        if ".lora_" not in name
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            state[f"{name}.weight"] = state[f"{name}.weight"] + module.change().cpu()
+    return state
 
 
 def _targets(model: Decoder | Encoder, config: LoraConfig, start: Adapter | None) -> Iterator[tuple[str, Linear]]:

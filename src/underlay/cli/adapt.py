@@ -28,9 +28,17 @@ def adapt(
         ),
     ],
     method: Annotated[
-        Literal["full", "lora"],
-        typer.Option(help="full: change all weights; lora: learn small additions, which make an adapter."),
+        Literal["full", "lora", "head"],
+        typer.Option(
+            help="full: change all weights; lora: learn small additions, an adapter; head: a head for a task alone."
+        ),
     ] = "full",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What is learned: instruct, head, dpo, ipo, hinge, kto, reward; by default what the examples call for."
+        ),
+    ] = None,
     heldout: Annotated[
         list[str] | None, typer.Option("--heldout", metavar="FILE", help="Examples that are only measured on.")
     ] = None,
@@ -60,6 +68,7 @@ def adapt(
 
     from underlay.cli.display import Display
     from underlay.recipe.adapting import adapt_recipe
+    from underlay.recipe.recipe import make_recipe
     from underlay.recipe.run import run_recipe
     from underlay.train.world import joined
 
@@ -67,21 +76,38 @@ def adapt(
         raise UserError("--passes, --steps: give one of them")
     shelf = open_library(library)
     base = shelf.find(model, "model")
-    settings: dict[str, Any] = {"method": method}
-    settings |= {key: value for key, value in (("adapter", adapter), ("template", template)) if value is not None}
+    settings: dict[str, Any] = {"method": "full" if method == "head" else method}
+    given = {"adapter": adapter, "template": template, "objective": objective}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    if method == "head":
+        if objective not in (None, "head"):
+            raise UserError(f"--method head: learns a head, not by --objective {objective}")
+        settings["objective"] = {"name": "head", "frozen": True}
     if rank is not None:
         settings["lora"] = {"rank": rank}
     length = [f"adapt.train.steps={steps}"] if steps else [f"adapt.train.passes={passes}"] if passes else []
     called = name or f"{base.manifest.name}-{_stem(data[0])}"
-    learned, measured = _given("--data", data), _given("--heldout", heldout or [])
-    recipe = adapt_recipe(shelf, base, learned, measured, settings, called, [*length, *(set_ or ())])
     with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
+
+        def artifact(option: str, files: list[str], called: str) -> "Artifact":
+            if any(one.startswith("examples:") for one in files):
+                if len(files) > 1:
+                    raise UserError(f"{option} {files[0]}: name either files, or examples of the library, one of them")
+                return shelf.find(files[0], "examples")
+            read = make_recipe({"name": called, "stages": {"examples": {"source": files}}}, option)
+            return run_recipe(read, shelf, display, world=world)["examples"]
+
+        learned = artifact("--data", data, called)
+        measured = artifact("--heldout", heldout, f"{called}-heldout") if heldout else None
+        recipe = adapt_recipe(base, learned, measured, settings, called, [*length, *(set_ or ())])
         made = run_recipe(recipe, shelf, display, world=world)["adapt"]
     if not world.leads:
         return
     if json_:
-        kept = ("examples", "left_out", "steps", "loss", "tokens_per_second", "learning", "heldout_loss")
-        print_json({"made": made.reference} | {key: made.manifest.metrics.get(key) for key in kept})
+        kept = ("objective", "examples", "left_out", "steps", "loss", "tokens_per_second", "learning")
+        metrics = made.manifest.metrics
+        held = {key: value for key, value in metrics.items() if key.startswith("heldout_")}
+        print_json({"made": made.reference} | {key: metrics.get(key) for key in kept} | held)
         return
     _show(made, base.reference)
 
@@ -118,15 +144,6 @@ def merge(
     )
 
 
-def _given(option: str, files: list[str]) -> dict[str, Any]:
-    """Files as a stage takes them, or what is in the library. Raises UserError for several of the latter."""
-    if not any(one.startswith("examples:") for one in files):
-        return {"source": files} if files else {}
-    if len(files) > 1:
-        raise UserError(f"{option} {files[0]}: name either files, or examples of the library, and one of those")
-    return {"reference": files[0]}
-
-
 def _stem(place: str) -> str:
     """A name for what is made of a file or a folder."""
     last = place.removeprefix("examples:").partition("@")[0].rstrip("/").rpartition("/")[2]
@@ -142,12 +159,13 @@ def _show(made: "Artifact", base: str) -> None:
         table.add_row("", f"{count:,} left out: {reason}", style="yellow")
     table.add_row("learning", f"{metrics['learning']:,} of {metrics['parameters']:,} parameters")
     table.add_row("loss", f"{metrics['loss']:.3f} after {metrics['steps']:,} steps")
-    if "heldout_loss" in metrics:
-        table.add_row("held out", f"{metrics['heldout_loss']:.3f}")
+    for key, value in metrics.items():
+        if key.startswith("heldout_"):
+            table.add_row(key.replace("_", " ").replace("heldout", "held out:"), f"{value:.4g}")
     out.print(table)
     if made.manifest.kind == "adapter":
         out.print(f"Next: underlay chat {base} --adapter adapter:{made.manifest.name}", markup=False)
         out.print(f"      underlay merge adapter:{made.manifest.name}", markup=False)
-    else:
+    elif metrics["objective"] in ("instruct", "preference"):
         out.print(f"Next: underlay chat model:{made.manifest.name}", markup=False)
     out.print(f"Loss: {(Path(made.folder) / 'loss.png').resolve()}", markup=False)

@@ -1,34 +1,32 @@
 """The verbs that adapt: `adapt` teaches a model by examples, `merge` makes one model of a model and its adapter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from underlay.adapt import instruct
 from underlay.adapt.examples import Example, Examples
-from underlay.adapt.lesson import Lesson
-from underlay.adapt.lora import LoraConfig, adapter_of, attach
+from underlay.adapt.lora import LoraConfig, adapter_of, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
 from underlay.data import Dataset
 from underlay.errors import UserError
 from underlay.formats.peft import read_adapter, write_adapter
 from underlay.library import Artifact, Library
-from underlay.models import Decoder
-from underlay.models.storage import load_config, load_decoder, parameter_count, save_model
+from underlay.models.storage import load_config, load_decoder, load_model, parameter_count, save_model
 from underlay.plan.flops import training_flops
-from underlay.progress import Progress, silent
 from underlay.recipe import stages
-from underlay.recipe.heldout import HeldOut
 from underlay.recipe.job import Job
+from underlay.recipe.lessons import Teaching, objective_for
+from underlay.recipe.objectives import AnyObjective, HeadObjective, InstructObjective, RewardObjective
 from underlay.recipe.reading import read_in_examples
 from underlay.recipe.recipe import Recipe, make_recipe
 from underlay.recipe.training import recorders_of, trained
 from underlay.text import Tokenizer
 from underlay.text.files import TOKENIZER
 from underlay.text.templates import with_template
-from underlay.train import Onlookers, Outcome
+from underlay.train import Onlookers, Outcome, TrainConfig
+from underlay.train.examine import undisturbed
 
 _COMPARED = 64
 """Rows of random tokens on which a merged model is compared with what it was merged from."""
@@ -45,58 +43,83 @@ class Split:
 def adapt(job: Job) -> None:
     """Teach a model by examples."""
     settings: stages.AdaptStage = job.settings
-    base, train = job.inputs["model"], settings.train
+    base = job.inputs["model"]
+    split = split_of(job.library, job.inputs)
+    objective = objective_of(settings, split)
+    train = length_of(settings, objective)
     tokenizer = tokenizer_of(base, settings)
+    teaching = Teaching(tokenizer, train, job.seed, job.draft.scratch, job.progress)
     with job.world.weights():
-        model = load_decoder(base.folder)
+        model = load_model(base.folder)
     if train.context > model.config.context:
         raise UserError(f"adapt.train.context {train.context} is longer than the model's {model.config.context}")
-    split = split_of(job.library, job.inputs)
-    if settings.method == "lora":
-        start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
+    start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
+    if settings.method == "lora" and not with_head(settings):
         attach(model, settings.lora, job.seed, train.dtype(), start)
-    lesson = lesson_of(model, tokenizer, split.learned, settings, job.seed, job.progress)
+    lesson = teaching.lesson(model, split.learned, objective)
+    if settings.method == "lora" and with_head(settings):
+        attach(lesson.model, settings.lora, job.seed, train.dtype(), start, lesson.fresh)
     source = lesson.source
     out = "".join(f", {count:,} {reason}" for reason, count in lesson.left_out.items())
-    job.log(f"{lesson.count:,} {job.inputs['examples'].manifest.metrics['form']}s in {len(source):,} rows{out}")
+    job.log(f"{lesson.count:,} examples, to learn {objective.name}, in {len(source):,} rows{out}")
+    measure = teaching.measure(lesson, split.heldout, objective, model) if split.heldout else None
+    if train.examine_steps and measure is None:
+        raise UserError(
+            "adapt.train.examine_steps: there are no examples to measure on; name some as heldout, or leave it out"
+        )
     onlookers = Onlookers(
-        _held_out(job, model, tokenizer, split) if train.examine_steps else None,
+        measure if train.examine_steps else None,
         recorders_of(job),
         lambda samples: [str(read) for read in read_in_examples(source, split.learned, samples)],
     )
-    work = training_flops(model.config, 1, train.context)
+    learning = sum(p.numel() for p in lesson.model.parameters() if p.requires_grad)
+    alone = isinstance(objective, HeadObjective) and objective.frozen  # texts were read before, once
+    work = 6 * learning / train.context if alone else training_flops(lesson.model.config, 1, train.context)
 
     def save(outcome: Outcome) -> None:
-        if settings.method == "lora":
-            write_adapter(adapter_of(model), model.config, job.draft.folder, base.reference)
+        folder = job.draft.folder
+        if settings.method == "full":
+            save_model(lesson.model, folder, outcome.weights)
+        elif with_head(settings):
+            save_model(lesson.model, folder, folded(lesson.model, load_model(base.folder)))
         else:
-            save_model(model, job.draft.folder, outcome.weights)
+            write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
+        if measure is not None and not train.examine_steps:
+            with undisturbed(lesson.model, train.compiles()):
+                job.draft.metrics |= measure().figures
 
-    if trained(job, model, lesson.objective, source, len(source), tokenizer, work, onlookers, save) is None:
+    job = replace(job, settings=settings.model_copy(update={"train": train}))
+    objective_, rows = lesson.objective, len(source)
+    if trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save) is None:
         return
-    job.draft.metrics |= {"examples": lesson.count, "left_out": dict(lesson.left_out), "rows": len(source)}
-    job.draft.metrics["learning"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    job.draft.metrics |= {"examples": lesson.count, "left_out": dict(lesson.left_out), "rows": rows, **lesson.metrics}
+    job.draft.metrics |= {"learning": learning, "objective": objective.name}
+
+
+def objective_of(settings: stages.AdaptStage, split: Split) -> AnyObjective:
+    """What the stage learns. Raises UserError where that decides what is made, and is not said."""
+    objective = settings.objective or objective_for(split.learned)
+    if settings.method == "lora" and settings.objective is None and isinstance(objective, HeadObjective):
+        raise UserError("adapt: with lora and such examples, say what is learned: objective head")
+    return objective
+
+
+def with_head(settings: stages.AdaptStage) -> bool:
+    """Whether the model gets a head for a task."""
+    return isinstance(settings.objective, HeadObjective | RewardObjective)
+
+
+def length_of(settings: stages.AdaptStage, objective: AnyObjective) -> TrainConfig:
+    """How the stage trains: what is compiled for one shape is of no use where every batch has another."""
+    train = settings.train
+    ragged = not isinstance(objective, InstructObjective)
+    return train.model_copy(update={"compile": False}) if ragged and train.compile is None else train
 
 
 def tokenizer_of(base: Artifact, settings: stages.AdaptStage) -> Tokenizer:
     """The base's, with the template that the stage chooses."""
     tokenizer = Tokenizer.load(base.folder)
     return tokenizer if settings.template is None else with_template(tokenizer, settings.template)
-
-
-def lesson_of(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    examples: Sequence[Example],
-    settings: stages.AdaptStage,
-    seed: int,
-    progress: Progress = silent,
-) -> Lesson:
-    """What the stage's objective makes of examples. Raises UserError where they are of another form."""
-    train = settings.train
-    return instruct.lesson(
-        model, tokenizer, examples, settings.objective, train.context, seed, train.dtype(), train.compiles(), progress
-    )
 
 
 def split_of(library: Library, inputs: Mapping[str, Artifact]) -> Split:
@@ -121,17 +144,6 @@ def held_out_documents(library: Library, base: Artifact) -> set[str]:
     if any(artifact.manifest.verb == "import" for artifact in line):
         return set()
     return set(Dataset(library.ancestor(base, "dataset").folder, "heldout").ids)
-
-
-def _held_out(job: Job, model: Decoder, tokenizer: Tokenizer, split: Split) -> HeldOut:
-    """Examples that are measured on only. Raises UserError where there are none."""
-    settings: stages.AdaptStage = job.settings
-    if not split.heldout:
-        raise UserError(
-            "adapt.train.examine_steps: there are no examples to measure on; name some as heldout, or leave it out"
-        )
-    lesson = lesson_of(model, tokenizer, split.heldout, settings, job.seed, job.progress)
-    return HeldOut(model, lesson.objective, lesson.source, len(lesson.source), settings.train, tokenizer)
 
 
 def merge_adapter(job: Job) -> None:
@@ -164,37 +176,42 @@ def merge_adapter(job: Job) -> None:
 
 
 def adapt_recipe(
-    library: Library,
     model: Artifact,
-    examples: Mapping[str, Any],
-    heldout: Mapping[str, Any],
+    examples: Artifact,
+    heldout: Artifact | None,
     settings: Mapping[str, Any],
     name: str,
     assignments: Sequence[str] = (),
 ) -> Recipe:
-    """The stages that adapt a model by files, or by examples that are there.
+    """The stage that adapts a model by examples.
 
-    examples, heldout: either `reference`, of what is in the library, or what a stage `examples` is told. settings: of
-    the stage that adapts, but for its inputs. What they leave open depends on the method: how fast it learns, and that
-    it reads everything three times. Raises UserError as `read_recipe` does.
+    settings: of the stage, but for its inputs. What they leave open depends on what is learned: how fast, and that
+    everything is read three times. Raises UserError as `read_recipe` does.
     """
-    stages_: dict[str, Any] = {}
-    roles: dict[str, str] = {"model": model.reference}
-    for role, given in (("examples", examples), ("heldout", heldout)):
-        if "reference" in given:
-            roles[role] = library.find(given["reference"], "examples").reference
-        elif given:
-            stages_[role] = {"verb": "examples", "name": name if role == "examples" else f"{name}-heldout", **given}
-            roles[role] = role
-    context = min(load_config(model.folder).context, _LONGEST_ROW)
-    train = {"passes": 3, "context": context, **_PACE[settings.get("method", "full")]}
-    stages_["adapt"] = {**settings, **roles, "train": {**train, **settings.get("train", {})}}
-    return make_recipe({"name": name, "stages": stages_}, "adapt", assignments)
+    roles = {"model": model.reference, "examples": examples.reference}
+    if heldout is not None:
+        roles["heldout"] = heldout.reference
+    form, method = examples.manifest.metrics["form"], settings.get("method", "full")
+    spoken = form in ("conversation", "preference", "judgement")
+    context = min(load_config(model.folder).context, _LONGEST_ROW if spoken else _LONGEST_TEXT)
+    pace = dict(_PACE["spoken" if form == "conversation" else "preferred" if spoken else "labelled"][method])
+    objective = settings.get("objective")
+    if isinstance(objective, dict) and objective.get("frozen"):
+        pace = {"muon": False, "adam_lr": 0.003}
+    train = {"passes": 3, "context": context, "optimizer": pace, **_BATCH["spoken" if spoken else "labelled"]}
+    stage = {"verb": "adapt", **settings, **roles, "train": {**train, **settings.get("train", {})}}
+    return make_recipe({"name": name, "stages": {"adapt": stage}}, "adapt", assignments)
 
 
-_LONGEST_ROW = 1024
-"""Tokens of a row where nothing else is asked for: what attention on a CPU does in blocks."""
-_PACE: Mapping[str, Mapping[str, Any]] = {
-    "full": {"optimizer": {"lr": 0.002, "adam_lr": 0.0003}},
-    "lora": {"optimizer": {"adam_lr": 0.001}},
+_LONGEST_ROW, _LONGEST_TEXT = 1024, 256
+"""Tokens of a row where nothing is asked for: what attention on a CPU does in blocks, and what few texts exceed."""
+_BATCH: Mapping[str, Mapping[str, int]] = {
+    "spoken": {"batch_rows": 8, "micro_rows": 8},
+    "labelled": {"batch_rows": 32, "micro_rows": 32},
 }
+_PACE: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "spoken": {"full": {"lr": 0.002, "adam_lr": 0.0003}, "lora": {"adam_lr": 0.001}},
+    "preferred": {"full": {"muon": False, "adam_lr": 0.00005}, "lora": {"adam_lr": 0.0005}},
+    "labelled": {"full": {"muon": False, "adam_lr": 0.0003}, "lora": {"adam_lr": 0.001}},
+}
+"""How fast models learn by default."""

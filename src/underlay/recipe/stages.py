@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from underlay.adapt.examples import ExamplesConfig
-from underlay.adapt.instruct import InstructConfig
 from underlay.adapt.lora import LoraConfig
 from underlay.adapt.pairs import PairKind
 from underlay.config import Config, quantity
@@ -22,6 +21,7 @@ from underlay.data import (
 )
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
+from underlay.recipe.objectives import ObjectiveSettings
 from underlay.train import TrainConfig
 from underlay.train.record import RecorderName
 
@@ -209,10 +209,12 @@ class AdaptStage(Stage):
     """With lora: an adapter of the same model to go on from."""
     extend: str | None = None
     """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
-    objective: InstructConfig = InstructConfig()
-    """What is learned of the examples."""
+    objective: ObjectiveSettings = None
+    """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `head`, `dpo`,
+    `ipo`, `hinge`, `kto`, `reward`."""
     method: Literal["full", "lora"] = "full"
-    """What changes: all weights, which makes another model, or low-rank additions to them, which make an adapter."""
+    """What changes: all weights, or low-rank additions to them, which make an adapter; where a model gets a head for a
+    task, too, they are merged in the end."""
     lora: LoraConfig = LoraConfig()
     """Of the method lora."""
     template: str | None = None

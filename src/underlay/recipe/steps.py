@@ -5,17 +5,20 @@ model's manifest.
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from underlay.config import parse
 from underlay.data import Dataset, Rows
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
-from underlay.models.storage import load_decoder
+from underlay.models.storage import load_model
 from underlay.recipe import stages
-from underlay.recipe.adapting import lesson_of, split_of, tokenizer_of
+from underlay.recipe.adapting import length_of, objective_of, split_of, tokenizer_of
+from underlay.recipe.lessons import Teaching
 from underlay.recipe.reading import Read, read_in_examples, read_in_rows
 from underlay.recipe.training import rows_of
 from underlay.train.journal import metrics_in
@@ -75,9 +78,13 @@ def _adapted(library: Library, model: Artifact, step: int) -> Iterator[Read]:
     inputs = {parent.role: library.find(parent.reference) for parent in model.manifest.parents}
     roles = {role: one.reference for role, one in inputs.items()}
     settings = parse(stages.AdaptStage, {**model.manifest.config, **roles}, model.reference)
-    learned, base = split_of(library, inputs).learned, inputs["model"]
-    lesson = lesson_of(load_decoder(base.folder), tokenizer_of(base, settings), learned, settings, model.manifest.seed)
-    return read_in_examples(lesson.source, learned, _samples(settings.train.batch_rows, step))
+    split, base = split_of(library, inputs), inputs["model"]
+    objective = objective_of(settings, split)
+    train = length_of(settings, objective)
+    with tempfile.TemporaryDirectory() as scratch:
+        teaching = Teaching(tokenizer_of(base, settings), train, model.manifest.seed, Path(scratch))
+        source = teaching.lesson(load_model(base.folder), split.learned, objective).source
+    return read_in_examples(source, split.learned, _samples(train.batch_rows, step))
 
 
 def _samples(rows: int, step: int) -> range:

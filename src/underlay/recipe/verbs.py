@@ -22,7 +22,7 @@ from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
-from underlay.recipe.adapting import adapt, merge_adapter
+from underlay.recipe.adapting import adapt, merge_adapter, with_head
 from underlay.recipe.carding import make_card
 from underlay.recipe.exampling import make_examples, which_files
 from underlay.recipe.job import Job, Verb
@@ -193,7 +193,7 @@ def _tokenizer_of(library: Library, dataset: Artifact) -> Tokenizer:
 
 def _makes_adapter(settings: Config) -> Kind | None:
     assert isinstance(settings, stages.AdaptStage)
-    return "adapter" if settings.method == "lora" else None
+    return "adapter" if settings.method == "lora" and not with_head(settings) else None
 
 
 def _which_key(settings: Config) -> dict[str, str]:

@@ -31,8 +31,8 @@ class Preflight:
     """How many of them this process holds."""
     loss: float
     """Mean loss of the row, in nats a target."""
-    supervised: float
-    """Share of positions whose target counts."""
+    supervised: float | None
+    """Share of positions whose target counts; None where targets are not positions of a text."""
     unreached: tuple[str, ...]
     """Parameters without a gradient."""
     row_bytes: int
@@ -72,10 +72,15 @@ def inspect(spread: Spread, objective: Objective, batch: Batch) -> Preflight:
         sum(piece.parameter.numel() for piece in spread.pieces),
         sum(piece.local.numel() for piece in spread.pieces),
         float(loss.sum.detach()) / count if count else math.nan,
-        count / batch.targets.numel(),
+        count / batch.targets.numel() if _by_position(batch, count) else None,
         unreached,
         sum(kept.values()),
     )
+
+
+def _by_position(batch: Batch, count: float) -> bool:
+    whole = batch.targets.shape == batch.tokens.shape
+    return whole and count == (batch.targets.numel() if batch.weights is None else float(batch.weights.sum()))
 
 
 def fitting(found: Preflight, rows: int, device: torch.device) -> int:

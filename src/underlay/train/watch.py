@@ -50,10 +50,8 @@ def told(
 ) -> Iterator[str]:
     """What is worth saying before the first step; `chance` and `at_peak` as `loop.train` and `Clock` have them."""
     rows = state.micro_rows
-    yield (
-        f"{found.parameters:,} parameters, about {found.needed(rows) / 2**30:.1f} GiB for training; "
-        f"{found.supervised:.0%} of the first row's tokens are learned from"
-    )
+    share = "" if found.supervised is None else f"; {found.supervised:.0%} of the first row's tokens are learned from"
+    yield f"{found.parameters:,} parameters, about {found.needed(rows) / 2**30:.1f} GiB for training{share}"
     if config.steps and at_peak:
         tokens = (config.steps - state.step) * config.batch_rows * config.context
         yield f"about {_span(2 * at_peak * tokens)} at half of this machine's matrix products"

@@ -29,7 +29,8 @@ class PreferenceConfig(Config):
     def _heeded(self) -> Self:
         own = {"dpo": {"smoothing"}, "kto": {"desirable", "undesirable", "group"}}
         for name in ("smoothing", "desirable", "undesirable", "group"):
-            if name in self.model_fields_set and name not in own.get(self.loss, set()):
+            changed = getattr(self, name) != type(self).model_fields[name].default
+            if changed and name not in own.get(self.loss, set()):
                 raise ValueError(f"{name}: the loss {self.loss} has none")
         return self
 

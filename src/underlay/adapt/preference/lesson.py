@@ -1,10 +1,11 @@
 """From examples to a lesson about preferences, and how well a model does on pairs that it did not learn from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from underlay.adapt.examples import Examples
+from underlay.adapt.examples import Example
 from underlay.adapt.lesson import Lesson
 from underlay.adapt.preference.config import PreferenceConfig, RewardConfig
 from underlay.adapt.preference.objectives import DPO, KTO, Reward
@@ -21,7 +22,7 @@ from underlay.train import Objective, Source
 def lesson(
     model: Model,
     tokenizer: Tokenizer,
-    examples: Examples,
+    examples: Sequence[Example],
     settings: PreferenceConfig | RewardConfig,
     context: int,
     seed: int,

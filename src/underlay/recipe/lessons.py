@@ -1,0 +1,100 @@
+"""Which objective learns from which examples, and how what was held out is measured by it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from underlay.adapt import heads, instruct, preference
+from underlay.adapt.examples import Conversation, Example, Judgement, Preference
+from underlay.adapt.lesson import Lesson
+from underlay.adapt.preference.reward import HEAD
+from underlay.errors import UserError
+from underlay.models import Decoder, Model
+from underlay.progress import Progress, silent
+from underlay.recipe.heldout import HeldOut
+from underlay.recipe.objectives import (
+    AnyObjective,
+    HeadObjective,
+    InstructObjective,
+    PreferenceObjective,
+    RewardObjective,
+)
+from underlay.text import Tokenizer
+from underlay.train import Examination, TrainConfig
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What all lessons of a stage share."""
+
+    tokenizer: Tokenizer
+    train: TrainConfig
+    seed: int
+    scratch: Path
+    progress: Progress = silent
+
+    def lesson(self, model: Model, examples: Sequence[Example], objective: AnyObjective) -> Lesson:
+        """What the objective makes of examples. Raises UserError where they, or the model, are not what it needs."""
+        train, context, dtype = self.train, self.train.context, self.train.dtype()
+        if isinstance(objective, HeadObjective):
+            return heads.lesson(model, self.tokenizer, examples, objective, context, self.seed, dtype, train.batch_rows)
+        if not isinstance(model, Decoder):
+            raise UserError(f"a {model.config.family} says nothing; it learns labels, tags, answers and likeness")
+        if isinstance(objective, InstructObjective):
+            _are(examples, (Conversation,), objective.name)
+            return instruct.lesson(
+                model, self.tokenizer, examples, objective, context, self.seed, dtype, train.compiles(), self.progress
+            )
+        forms = (Preference, Judgement) if getattr(objective, "loss", None) == "kto" else (Preference,)
+        _are(examples, forms, objective.name)
+        made = preference.lesson(
+            model, self.tokenizer, examples, objective, context, self.seed, dtype, self.scratch, self.progress
+        )
+        return replace(made, fresh=frozenset({HEAD})) if isinstance(objective, RewardObjective) else made
+
+    def measure(
+        self, lesson: Lesson, examples: Sequence[Example], objective: AnyObjective, start: Model
+    ) -> Callable[[], Examination]:
+        """Measures the lesson's model on examples that it does not learn from; to be made before it is trained.
+
+        start: the model that the lesson was made of. Raises UserError as `lesson` does.
+        """
+        if isinstance(objective, HeadObjective):
+            trained: Any = lesson.model
+
+            def looked() -> Examination:
+                found = heads.examine(
+                    trained, self.tokenizer, examples, self.train.context, objective.stride, objective.pooling
+                )
+                return Examination({f"heldout_{name}": value for name, value in found.items()})
+
+            return looked
+        held = self.lesson(start, examples, objective)
+        if isinstance(objective, InstructObjective):
+            return HeldOut(lesson.model, held.objective, held.source, len(held.source), self.train, self.tokenizer)
+        count = min(len(held.source), self.train.examine_rows)
+
+        def compared() -> Examination:
+            found = preference.measure(lesson.model, held.source, held.objective, count, self.train.micro_rows)
+            return Examination({f"heldout_{name}": value for name, value in found.items()})
+
+        return compared
+
+
+def objective_for(examples: Sequence[Example]) -> AnyObjective:
+    """What is usually learned from examples of this form."""
+    form = type(examples[0].body)
+    if form is Conversation:
+        return InstructObjective()
+    if form is Preference:
+        return PreferenceObjective()
+    if form is Judgement:
+        return PreferenceObjective(loss="kto")
+    return HeadObjective()
+
+
+def _are(examples: Sequence[Example], forms: tuple[type, ...], name: str) -> None:
+    if not isinstance(examples[0].body, forms):
+        wanted = " or ".join(f"{form.__name__.lower()}s" for form in forms)
+        raise UserError(f"objective {name}: learns from {wanted}, not from a {type(examples[0].body).__name__.lower()}")
