@@ -14,7 +14,6 @@ def main(what: dict[str, Any]) -> None:
     from underlay.adapt import instruct
     from underlay.adapt.examples import Examples
     from underlay.adapt.lora import LoraConfig, attach
-    from underlay.models import Batch
     from underlay.models.storage import load_decoder
     from underlay.text import Tokenizer
     from underlay.train import TrainConfig, train
@@ -38,22 +37,13 @@ def main(what: dict[str, Any]) -> None:
     lesson = instruct.lesson(
         model, tokenizer, examples, config, what["context"], 0, settings.dtype(), settings.compiles()
     )
-    read: list[tuple[int, int]] = []
-    source: Any = lesson.source
-    plain = source.batch
-
-    def batch(first: int, count: int) -> Batch:
-        made: Batch = plain(first, count)
-        assert made.weights is not None
-        if count > 1:  # the preflight reads one row
-            read.append((sum(len(source.examples(first + row)) for row in range(count)), int(made.weights.sum())))
-        return made
-
-    source.batch = batch
     times: list[float] = []
+    source: Any = lesson.source
     scratch = Path(what["scratch"])
     train(model, lesson.objective, source, settings, scratch, lambda *_, **__: times.append(time.perf_counter()))
-    tell(times, [one for one, _ in read], [learned for _, learned in read], mode=settings.mode())
+    share = rows / len(source)  # of a pass
+    learned = sum(float(source.batch(row, 1).weights.sum()) for row in range(len(source)))
+    tell(times, share * lesson.count, share * learned, mode=settings.mode())
 
 
 if __name__ == "__main__":

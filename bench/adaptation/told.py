@@ -24,17 +24,17 @@ def has_unit() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def tell(times: list[float], examples: list[int], learned: list[int], **facts: Any) -> None:
-    """Print the rates; times: when steps were done; examples, learned: conversations and learned tokens of each."""
+def tell(times: list[float], examples: float, tokens: float, **facts: Any) -> None:
+    """Print the rates; times: when steps were done; examples, tokens: conversations and learned tokens of a step, as
+    they are on average over all of the data."""
     import torch
 
     seconds = [after - before for before, after in itertools.pairwise(times)][WARM - 1 :]
     each = statistics.median(seconds)
-    count = min(len(seconds), len(examples) - WARM)
     machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     found = {
-        "rate": statistics.mean(examples[WARM : WARM + count]) / each,
-        "tokens_per_second": statistics.mean(learned[WARM : WARM + count]) / each,
+        "rate": examples / each,
+        "tokens_per_second": tokens / each,
         "seconds": seconds,
         "peak_mib": peak_mib(),
         "machine": machine | facts,
