@@ -11,12 +11,15 @@ Each runs in a process of its own, one after the other, in rounds, so that noise
     trl-pure          the same with all weights in bfloat16
     trl-packed        the same with its packing (`bfd`; on a CPU it does not keep documents apart)
 
-each with all weights and, after a dash, `-lora` (rank 16 on all matrices). The rate is the median over steps but the
+each with all weights (`full`), with LoRA of rank 16 on all matrices (`lora`), and, but for packing, by preferences of
+eight pairs a step (`dpo`: a function's body against that of the next one; what the starting model says is computed
+before on all sides). The rate is the median over steps but the
 first few, in which things are compiled. Needs `make bench-env`. Prints a table, one line a target, and writes
 `bench/results/adapt.json`. Exits non-zero where a target is missed. Run nothing else meanwhile.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -32,7 +35,10 @@ OTHERS = ROOT / ".venv-bench" / "bin" / "python"
 CONTEXT, TOKENS = 512, 4096
 """Longest conversation; tokens of a step, padding included."""
 WAYS = ("ours", "ours-unpacked", "trl", "trl-pure", "trl-packed")
-METHODS = ("full", "lora")
+METHODS = ("full", "lora", "dpo")
+APART = ("ours-unpacked", "trl-packed")
+"""Sides that only differ from others in packing, which pairs have none of."""
+PAIRS = 640
 
 RECIPE = """
 name: bench-adapt
@@ -75,7 +81,17 @@ def build(scratch: Path) -> dict[str, str]:
             ids, weights = render(tokenizer, example.body.messages)
             if len(ids) <= CONTEXT + 1:
                 file.write(json.dumps([ids, weights]) + "\n")
-    return {"model": str(model), "examples": str(examples), "exported": str(exported), "rows": str(rows)}
+    pairs = scratch / "pairs.jsonl"
+    bodies = [example.body for example in Examples(examples)][: PAIRS + 1]
+    with pairs.open("w") as file:
+        for one, other in itertools.pairwise(bodies):
+            assert isinstance(one, Conversation)
+            assert isinstance(other, Conversation)
+            asked, chosen, rejected = (m.content for m in (*one.messages, other.messages[1]))
+            if len(tokenizer.encode(asked)) + max(len(tokenizer.encode(x)) for x in (chosen, rejected)) < CONTEXT - 8:
+                file.write(json.dumps({"prompt": asked, "chosen": chosen, "rejected": rejected}) + "\n")
+    places = {"model": model, "examples": examples, "exported": exported, "rows": rows, "pairs": pairs}
+    return {name: str(place) for name, place in places.items()}
 
 
 def run_side(way: str, method: str, given: dict[str, str], scratch: Path, steps: int) -> dict[str, Any]:
@@ -98,7 +114,8 @@ def targets_of(rows: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """What is asked, and what came of it."""
 
     def best(method: str, key: str) -> tuple[str, float]:
-        rivals = {f"{way}, {method}": rows[f"{way}, {method}"][key] for way in WAYS if way.startswith("trl")}
+        names = [f"{way}, {method}" for way in WAYS if way.startswith("trl")]
+        rivals = {name: rows[name][key] for name in names if name in rows}
         name = max(rivals, key=rivals.__getitem__) if key == "rate" else min(rivals, key=rivals.__getitem__)
         return name, rivals[name]
 
@@ -106,11 +123,12 @@ def targets_of(rows: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     for method in METHODS:
         ours = rows[f"ours, {method}"]
         name, rate = best(method, "rate")
-        found.append((f"{method}: conversations a second, ours / {name}", ours["rate"] / rate, 2.0))
+        found.append((f"{method}: examples a second, ours / {name}", ours["rate"] / rate, 2.0))
         name, peak = best(method, "peak_mib")
         found.append((f"{method}: peak memory, {name} / ours", peak / ours["peak_mib"], 1.0))
-        unpacked = rows[f"ours-unpacked, {method}"]["rate"]
-        found.append((f"{method}: conversations a second, packed / unpacked", ours["rate"] / unpacked, 3.0))
+        if method != "dpo":
+            unpacked = rows[f"ours-unpacked, {method}"]["rate"]
+            found.append((f"{method}: examples a second, packed / unpacked", ours["rate"] / unpacked, 3.0))
     return [{"name": n, "value": value, "target": least, "met": value >= least} for n, value, least in found]
 
 
@@ -128,11 +146,11 @@ def main() -> None:
     for _ in range(options.rounds):
         for method in METHODS:
             for way in options.ways:
+                if method == "dpo" and way in APART:
+                    continue
                 one = run_side(way, method, given, options.scratch, options.steps)
                 measured.setdefault(f"{way}, {method}", []).append(one)
-                print(
-                    f"{way:14s} {method:5s} {one['rate']:8.1f} conversations/s, {one['peak_mib']:6.0f} MiB", flush=True
-                )
+                print(f"{way:14s} {method:5s} {one['rate']:8.1f} examples/s, {one['peak_mib']:6.0f} MiB", flush=True)
     rows = {
         name: {key: statistics.median(one[key] for one in all_) for key in ("rate", "peak_mib", "tokens_per_second")}
         for name, all_ in measured.items()
@@ -140,7 +158,7 @@ def main() -> None:
     print()
     for name, row in rows.items():
         print(
-            f"{name:22s} {row['rate']:8.1f} conversations/s {row['tokens_per_second']:9.0f} learned tokens/s "
+            f"{name:22s} {row['rate']:8.1f} examples/s {row['tokens_per_second']:9.0f} learned tokens/s "
             f"{row['peak_mib']:6.0f} MiB"
         )
     if set(options.ways) < set(WAYS):

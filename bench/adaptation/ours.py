@@ -11,11 +11,11 @@ from adaptation.told import tell
 
 def main(what: dict[str, Any]) -> None:
     """Train for some steps."""
-    from underlay.adapt import instruct
-    from underlay.adapt.examples import Examples
+    from underlay.adapt import instruct, preference
+    from underlay.adapt.examples import Example, Examples, Preference
     from underlay.adapt.lora import LoraConfig, attach
     from underlay.models.storage import load_decoder
-    from underlay.text import Tokenizer
+    from underlay.text import Message, Tokenizer
     from underlay.train import TrainConfig, train
     from underlay.train.config import OptimizerConfig
 
@@ -32,17 +32,29 @@ def main(what: dict[str, Any]) -> None:
     )
     if what["method"] == "lora":
         attach(model, LoraConfig(rank=16), 0, settings.dtype())
-    config = instruct.InstructConfig(packing=packed)
-    examples = list(Examples(Path(what["examples"])))
-    lesson = instruct.lesson(
-        model, tokenizer, examples, config, what["context"], 0, settings.dtype(), settings.compiles()
-    )
+    scratch = Path(what["scratch"])
+    if what["method"] == "dpo":
+        settings = settings.model_copy(update={"batch_rows": 8, "micro_rows": 8, "compile": False})
+        pairs = [json.loads(line) for line in Path(what["pairs"]).read_text().splitlines()]
+        examples = [
+            Example(Preference((Message("user", p["prompt"]),), p["chosen"], p["rejected"]), "bench", 1, "PSF-2.0")
+            for p in pairs
+        ]
+        lesson = preference.lesson(
+            model, tokenizer, examples, preference.PreferenceConfig(), what["context"], 0, settings.dtype(), scratch
+        )
+    else:
+        config = instruct.InstructConfig(packing=packed)
+        examples = list(Examples(Path(what["examples"])))
+        lesson = instruct.lesson(
+            model, tokenizer, examples, config, what["context"], 0, settings.dtype(), settings.compiles()
+        )
     times: list[float] = []
     source: Any = lesson.source
-    scratch = Path(what["scratch"])
     train(model, lesson.objective, source, settings, scratch, lambda *_, **__: times.append(time.perf_counter()))
-    share = rows / len(source)  # of a pass
-    learned = sum(float(source.batch(row, 1).weights.sum()) for row in range(len(source)))
+    share = settings.batch_rows / len(source)  # of a pass
+    batches = (source.batch(row, 1) for row in range(len(source)))
+    learned = sum(0.0 if batch.weights is None else float(batch.weights.sum()) for batch in batches)
     tell(times, share * lesson.count, share * learned, mode=settings.mode())
 
 

@@ -8,9 +8,61 @@ from typing import Any
 
 from adaptation.told import has_unit, tell
 
+PAIRS = 8
+"""A step."""
+
+
+def prefer(what: dict[str, Any]) -> None:
+    """Train on preferences for some steps, by its DPOTrainer."""
+    import torch
+    import transformers
+    import trl
+    from datasets import Dataset
+
+    transformers.logging.set_verbosity_error()
+    pairs = [json.loads(line) for line in Path(what["pairs"]).read_text().splitlines()]
+    pure = what["way"] == "trl-pure" and has_unit()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        what["exported"], dtype=torch.bfloat16 if pure else torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(what["exported"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    arguments = trl.DPOConfig(
+        output_dir=what["scratch"],
+        max_steps=what["steps"],
+        per_device_train_batch_size=PAIRS,
+        max_length=what["context"],
+        precompute_ref_log_probs=True,
+        bf16=has_unit() and not pure,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        optim="adamw_torch_fused",
+        learning_rate=5e-5,
+        gradient_checkpointing=False,
+        seed=0,
+    )
+    times: list[float] = [time.perf_counter()]
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    trainer = trl.DPOTrainer(
+        model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, callbacks=[Watch()]
+    )
+    times[:] = [time.perf_counter()]
+    trainer.train()
+    tell(times, PAIRS, 0.0, trl=trl.__version__)
+
 
 def main(what: dict[str, Any]) -> None:
     """Train for some steps."""
+    if what["method"] == "dpo":
+        prefer(what)
+        return
     import peft
     import torch
     import transformers
