@@ -55,7 +55,7 @@ def main(what: dict[str, Any]) -> None:
     share = settings.batch_rows / len(source)  # of a pass
     batches = (source.batch(row, 1) for row in range(len(source)))
     learned = sum(0.0 if batch.weights is None else float(batch.weights.sum()) for batch in batches)
-    tell(times, share * lesson.count, share * learned, mode=settings.mode())
+    tell(times, share * lesson.count, share * learned, what["method"] == "dpo", mode=settings.mode())
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def prefer(what: dict[str, Any]) -> None:
     )
     times[:] = [time.perf_counter()]
     trainer.train()
-    tell(times, PAIRS, 0.0, trl=trl.__version__)
+    tell(times, PAIRS, 0.0, True, trl=trl.__version__)
 
 
 def main(what: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ def main(what: dict[str, Any]) -> None:
     trainer.train()
     share = batch / len(trainer.train_dataset)  # of a pass
     learned = sum(sum(weights) for _, weights in rows)
-    tell(times, share * len(rows), share * learned, trl=trl.__version__, peft=peft.__version__)
+    tell(times, share * len(rows), share * learned, not packed, trl=trl.__version__, peft=peft.__version__)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,16 @@ def has_unit() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def tell(times: list[float], examples: float, tokens: float, **facts: Any) -> None:
-    """Print the rates; times: when steps were done; examples, tokens: conversations and learned tokens of a step, as
-    they are on average over all of the data."""
+def tell(times: list[float], examples: float, tokens: float, uneven: bool, **facts: Any) -> None:
+    """Print the rates.
+
+    times: when steps were done; examples, tokens: examples and learned tokens of a step, as they are on average over
+    all of the data; uneven: steps hold rows of their own length each, so their mean counts, not their median.
+    """
     import torch
 
     seconds = [after - before for before, after in itertools.pairwise(times)][WARM - 1 :]
-    each = statistics.median(seconds)
+    each = statistics.mean(seconds) if uneven else statistics.median(seconds)
     machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     found = {
         "rate": examples / each,

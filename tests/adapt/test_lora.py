@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from underlay.adapt.lora import LoraConfig, adapter_of, attach
+from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach
 from underlay.adapt.merge import drift, merge, unmerge
 from underlay.errors import UserError
 from underlay.formats import hf
@@ -17,6 +17,7 @@ from underlay.formats.peft import load_adapter, write_adapter
 from underlay.models import Batch, Decoder, LlamaConfig
 from underlay.models.adapter import Adapter, LowRank
 from underlay.models.gpt2 import GPT2Config
+from underlay.models.nf4 import LEVELS, Nf4, to_nf4
 from underlay.models.parts import LoraLinear
 from underlay.models.qwen import QwenConfig
 from underlay.train import CausalLM, TrainConfig, train
@@ -148,6 +149,44 @@ def test_merged_is_unmerged_and_the_way_back_leads_back() -> None:
     for name, weight in back.state_dict().items():
         torch.testing.assert_close(weight, base.state_dict()[name], rtol=0, atol=1e-6)
     assert drift(model, base, TOKENS.tolist()).divergence > 1e-3
+
+
+@pytest.mark.parametrize("base", ["int8", "nf4"])
+def test_changes_of_a_rounded_model_are_those_of_what_it_stands_for(base: Any) -> None:
+    config = LoraConfig(rank=3, base=base)
+    plain = as_kept(fresh(), config)
+    assert not torch.equal(plain(TOKENS), fresh()(TOKENS))
+    found = []
+    for model, one in ((fresh(), config), (plain, LoraConfig(rank=3))):
+        attach(model, one, seed=0)
+        loss = nn.functional.cross_entropy(stirred(model)(TOKENS).flatten(0, 1), TOKENS.roll(-1, 1).flatten())
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in model.parameters() if p.requires_grad]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_four_bits_take_an_eighth_of_the_room() -> None:
+    model, config = fresh(LlamaConfig(**SIZES | {"width": 128, "hidden": 256})), LoraConfig(rank=3, base="nf4")
+    whole = sum(p.numel() * 4 for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2)
+    attach(model, config, seed=0)
+    kept = [m.packed for m in model.modules() if isinstance(m, LoraLinear)]
+    assert all(isinstance(one, Nf4) for one in kept)
+    size = sum(one.codes.nbytes + one.scales.nbytes for one in kept if isinstance(one, Nf4))
+    assert size < 0.15 * whole
+    assert sum(m.weight.numel() for m in model.modules() if isinstance(m, LoraLinear)) == 0
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (3, 50), (1, 1)])
+def test_four_bits_are_the_nearest_levels_of_a_block(shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    packed = to_nf4(weight)
+    found = packed.dequantise()
+    flat = nn.functional.pad(weight.flatten(), (0, -weight.numel() % 64)).view(-1, 64)
+    grid = flat.abs().amax(1)[:, None, None] * torch.tensor(LEVELS)
+    nearest = (flat[..., None] - grid).abs().amin(-1).flatten()[: weight.numel()]
+    torch.testing.assert_close((found - weight).abs().flatten(), nearest, rtol=1e-5, atol=1e-6)
+    assert torch.equal(to_nf4(found).dequantise(), found)
+    assert torch.equal(to_nf4(torch.zeros(2, 64)).dequantise(), torch.zeros(2, 64))
 
 
 def test_what_a_matrix_starts_from_does_not_depend_on_the_others() -> None:

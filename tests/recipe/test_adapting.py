@@ -88,6 +88,26 @@ def test_each_form_teaches_what_it_calls_for_and_every_step_names_its_examples(
         assert all(one.source.endswith(f"{form}.jsonl") for one in read)
 
 
+def test_a_teacher_of_another_size_is_learned_from(library: Library, tmp_path: Path) -> None:
+    teacher = adapted(library, "conversation", name="teacher")
+    objective = {"name": "distil", "share": 0.9}
+    made = adapted(library, "conversation", objective=objective, teacher=teacher.reference, name="student")
+    assert {parent.role for parent in made.manifest.parents} == {"model", "examples", "teacher"}
+    rows = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["divergence"] > 0 for row in rows)
+    assert read_in(library, made, 1).documents
+    with pytest.raises(UserError, match="name one with the objective distil, and only there"):
+        adapted(library, "conversation", objective="distil")
+    other = run_recipe(
+        read_recipe(SMALL, ("pretrain.train.steps=1", "tokenizer.vocabulary=300", "pretrain.name=other")),
+        library,
+        Silent(),
+        until="pretrain",
+    )["pretrain"]
+    with pytest.raises(UserError, match="its tokens are not the student's"):
+        adapted(library, "conversation", objective="distil", teacher=other.reference)
+
+
 def test_lora_makes_an_adapter_that_merges_into_what_it_was(library: Library) -> None:
     settings = {"method": "lora", "lora": {"rank": 4}, "train": {**TRAIN, "optimizer": {"adam_lr": 0.02}}}
     made = adapted(library, "conversation", **settings)

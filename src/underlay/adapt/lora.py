@@ -5,10 +5,11 @@ adapters serve over one model. The frozen weights are kept in the dtype they are
 step, and they take half the memory in bfloat16.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Collection, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -18,8 +19,12 @@ from underlay.config import Config
 from underlay.errors import UserError
 from underlay.models import Decoder, Encoder
 from underlay.models.adapter import Adapter, LowRank, check
+from underlay.models.nf4 import to_nf4
 from underlay.models.parts import Embedding, Linear, LoraLinear, computed
+from underlay.models.parts.lora import Packed
+from underlay.models.quantised import round_to_nearest
 
+M = TypeVar("M", Decoder, Encoder)
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
 TARGETS: tuple[Target, ...] = ("query", "key", "value", "output", "gate", "up", "down")
 
@@ -35,6 +40,9 @@ class LoraConfig(Config):
     """Divide alpha by the root of the rank instead, so that high ranks learn as fast (rsLoRA, arXiv:2312.03732)."""
     targets: tuple[Target, ...] = TARGETS
     """Matrices of each block that change; by default all of them."""
+    base: Literal["float", "int8", "nf4"] = "float"
+    """What those matrices are kept in while their changes learn: as they are computed, in 8 bits, or in 4 (QLoRA,
+    arXiv:2305.14314), for models that would not fit into memory otherwise; every step makes them again."""
 
     @property
     def scale(self) -> float:
@@ -74,8 +82,25 @@ def attach(
             with torch.no_grad():
                 lora.lora_a.copy_(change.down)
                 lora.lora_b.copy_(change.up / config.scale)
+        if config.base != "float":
+            lora.pack(packed(lora.weight, config.base))
         setattr(model.get_submodule(parent), last, lora)
     hold(model, dtype)
+
+
+def packed(weight: Tensor, base: Literal["int8", "nf4"]) -> Packed:
+    """A matrix in fewer bits. Raises UserError where it holds NaN or infinity."""
+    return to_nf4(weight) if base == "nf4" else round_to_nearest(weight.detach().float(), 8)
+
+
+def as_kept(model: M, config: LoraConfig) -> M:
+    """A copy of a model whose matrices are what the changes learned upon: rounded, where its base was kept so."""
+    kept = copy.deepcopy(model)
+    if config.base != "float":
+        with torch.no_grad():
+            for _, linear in _targets(kept, config, None):
+                linear.weight.copy_(packed(linear.weight, config.base).dequantise())
+    return kept
 
 
 def hold(model: nn.Module, dtype: torch.dtype) -> None:

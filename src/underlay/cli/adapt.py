@@ -36,12 +36,13 @@ def adapt(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="What is learned: instruct, head, dpo, ipo, hinge, kto, reward; by default what the examples call for."
+            help="instruct, distil, head, dpo, ipo, hinge, kto or reward; by default what the examples call for."
         ),
     ] = None,
     heldout: Annotated[
         list[str] | None, typer.Option("--heldout", metavar="FILE", help="Examples that are only measured on.")
     ] = None,
+    teacher: Annotated[str | None, typer.Option(help="The model to learn from, with --objective distil.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the additions, with --method lora.")] = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="ADAPTER", help="An adapter in the library to go on from, with --method lora.")
@@ -77,7 +78,7 @@ def adapt(
     shelf = open_library(library)
     base = shelf.find(model, "model")
     settings: dict[str, Any] = {"method": "full" if method == "head" else method}
-    given = {"adapter": adapter, "template": template, "objective": objective}
+    given = {"adapter": adapter, "template": template, "objective": objective, "teacher": teacher}
     settings |= {key: value for key, value in given.items() if value is not None}
     if method == "head":
         if objective not in (None, "head"):

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from underlay.adapt.examples import Example, Examples
-from underlay.adapt.lora import LoraConfig, adapter_of, attach, folded
+from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
+from underlay.config import parse
 from underlay.data import Dataset
 from underlay.errors import UserError
 from underlay.formats.peft import read_adapter, write_adapter
@@ -18,7 +19,7 @@ from underlay.plan.flops import training_flops
 from underlay.recipe import stages
 from underlay.recipe.job import Job
 from underlay.recipe.lessons import Teaching, objective_for
-from underlay.recipe.objectives import AnyObjective, HeadObjective, InstructObjective, RewardObjective
+from underlay.recipe.objectives import AnyObjective, DistilObjective, HeadObjective, InstructObjective, RewardObjective
 from underlay.recipe.reading import read_in_examples
 from underlay.recipe.recipe import Recipe, make_recipe
 from underlay.recipe.training import recorders_of, trained
@@ -48,7 +49,7 @@ def adapt(job: Job) -> None:
     objective = objective_of(settings, split)
     train = length_of(settings, objective)
     tokenizer = tokenizer_of(base, settings)
-    teaching = Teaching(tokenizer, train, job.seed, job.draft.scratch, job.progress)
+    teaching = Teaching(tokenizer, train, job.seed, job.draft.scratch, job.progress, job.inputs.get("teacher"))
     with job.world.weights():
         model = load_model(base.folder)
     if train.context > model.config.context:
@@ -110,9 +111,12 @@ def with_head(settings: stages.AdaptStage) -> bool:
 
 
 def length_of(settings: stages.AdaptStage, objective: AnyObjective) -> TrainConfig:
-    """How the stage trains: what is compiled for one shape is of no use where every batch has another."""
+    """How the stage trains: what is compiled for one shape is of no use where every batch has another.
+
+    Nor is it where matrices are made again at each use.
+    """
     train = settings.train
-    ragged = not isinstance(objective, InstructObjective)
+    ragged = not isinstance(objective, InstructObjective | DistilObjective) or settings.lora.base != "float"
     return train.model_copy(update={"compile": False}) if ragged and train.compile is None else train
 
 
@@ -154,7 +158,9 @@ def merge_adapter(job: Job) -> None:
         raise UserError(
             f"{adapter.reference} changes {made_for.reference}, not {base.reference}; name the model it was made for"
         )
-    model = load_decoder(base.folder)
+    # Never into rounded numbers: where changes were learned upon such, they are added to what these stand for.
+    kept = parse(LoraConfig, adapter.manifest.config.get("lora", {}), adapter.reference)
+    model = as_kept(load_decoder(base.folder), kept)
     change = read_adapter(adapter.folder, model.config)
     merged = merge(model, change)
     rows = torch.randint(

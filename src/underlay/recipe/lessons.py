@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from underlay.adapt import heads, instruct, preference
+from underlay.adapt.distil import Distil, check_teacher
 from underlay.adapt.examples import Conversation, Example, Judgement, Preference
 from underlay.adapt.lesson import Lesson
 from underlay.adapt.preference.reward import HEAD
 from underlay.errors import UserError
+from underlay.library import Artifact
 from underlay.models import Decoder, Model
+from underlay.models.storage import load_decoder
 from underlay.progress import Progress, silent
 from underlay.recipe.heldout import HeldOut
 from underlay.recipe.objectives import (
     AnyObjective,
+    DistilObjective,
     HeadObjective,
     InstructObjective,
     PreferenceObjective,
     RewardObjective,
 )
 from underlay.text import Tokenizer
-from underlay.train import Examination, TrainConfig
+from underlay.train import CausalLM, Examination, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Teaching:
     seed: int
     scratch: Path
     progress: Progress = silent
+    teacher: Artifact | None = None
+    """Of distillation."""
 
     def lesson(self, model: Model, examples: Sequence[Example], objective: AnyObjective) -> Lesson:
         """What the objective makes of examples. Raises UserError where they, or the model, are not what it needs."""
@@ -41,17 +47,26 @@ class Teaching:
             return heads.lesson(model, self.tokenizer, examples, objective, context, self.seed, dtype, train.batch_rows)
         if not isinstance(model, Decoder):
             raise UserError(f"a {model.config.family} says nothing; it learns labels, tags, answers and likeness")
-        if isinstance(objective, InstructObjective):
+        if isinstance(objective, InstructObjective | DistilObjective):
             _are(examples, (Conversation,), objective.name)
-            return instruct.lesson(
+            made = instruct.lesson(
                 model, self.tokenizer, examples, objective, context, self.seed, dtype, train.compiles(), self.progress
             )
+            if isinstance(objective, DistilObjective):
+                return replace(made, objective=self._taught(model, objective))
+            return made
         forms = (Preference, Judgement) if getattr(objective, "loss", None) == "kto" else (Preference,)
         _are(examples, forms, objective.name)
         made = preference.lesson(
             model, self.tokenizer, examples, objective, context, self.seed, dtype, self.scratch, self.progress
         )
         return replace(made, fresh=frozenset({HEAD})) if isinstance(objective, RewardObjective) else made
+
+    def _taught(self, model: Decoder, settings: DistilObjective) -> Distil:
+        assert self.teacher is not None, "the stage asks for one"
+        teacher = load_decoder(self.teacher.folder).requires_grad_(False)
+        check_teacher(teacher, self.tokenizer, Tokenizer.load(self.teacher.folder), model, self.train.context)
+        return Distil(teacher, settings.temperature, settings.share, self.train.dtype())
 
     def measure(
         self, lesson: Lesson, examples: Sequence[Example], objective: AnyObjective, start: Model
@@ -71,8 +86,9 @@ class Teaching:
 
             return looked
         held = self.lesson(start, examples, objective)
-        if isinstance(objective, InstructObjective):
-            return HeldOut(lesson.model, held.objective, held.source, len(held.source), self.train, self.tokenizer)
+        if isinstance(objective, InstructObjective | DistilObjective):
+            plain = CausalLM(self.train.dtype())
+            return HeldOut(lesson.model, plain, held.source, len(held.source), self.train, self.tokenizer)
         count = min(len(held.source), self.train.examine_rows)
 
         def compared() -> Examination:

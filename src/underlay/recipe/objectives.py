@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from underlay.adapt.distil import DistilConfig
 from underlay.adapt.heads import HeadConfig
 from underlay.adapt.instruct import InstructConfig
 from underlay.adapt.preference import PreferenceConfig, RewardConfig
@@ -13,6 +14,12 @@ class InstructObjective(InstructConfig):
     """Conversations: answer as the assistant does."""
 
     name: Literal["instruct"] = "instruct"
+
+
+class DistilObjective(DistilConfig):
+    """Conversations: answer as a teacher would."""
+
+    name: Literal["distil"] = "distil"
 
 
 class HeadObjective(HeadConfig):
@@ -34,7 +41,7 @@ class RewardObjective(RewardConfig):
 
 
 _SHORT: dict[str, dict[str, Any]] = {
-    **{name: {"name": name} for name in ("instruct", "head", "preference", "reward")},
+    **{name: {"name": name} for name in ("instruct", "distil", "head", "preference", "reward")},
     **{loss: {"name": "preference", "loss": loss} for loss in ("dpo", "ipo", "hinge", "kto")},
 }
 NAMES = tuple(_SHORT)
@@ -45,7 +52,7 @@ def _long(given: Any) -> Any:
     return _SHORT.get(given, given) if isinstance(given, str) else given
 
 
-AnyObjective = InstructObjective | HeadObjective | PreferenceObjective | RewardObjective
+AnyObjective = InstructObjective | DistilObjective | HeadObjective | PreferenceObjective | RewardObjective
 ObjectiveSettings = Annotated[
     Annotated[AnyObjective, Field(discriminator="name")] | None,
     BeforeValidator(_long),

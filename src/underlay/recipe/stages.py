@@ -21,7 +21,7 @@ from underlay.data import (
 )
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
-from underlay.recipe.objectives import ObjectiveSettings
+from underlay.recipe.objectives import DistilObjective, ObjectiveSettings
 from underlay.train import TrainConfig
 from underlay.train.record import RecorderName
 
@@ -205,13 +205,15 @@ class AdaptStage(Stage):
     """What to learn from; what was made of documents that were held out from the model is left out."""
     heldout: str | None = None
     """Examples that are only measured on, beside those of held-out documents."""
+    teacher: str | None = None
+    """With the objective `distil`: the model to learn from; any size, the same tokens."""
     adapter: str | None = None
     """With lora: an adapter of the same model to go on from."""
     extend: str | None = None
     """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
     objective: ObjectiveSettings = None
-    """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `head`, `dpo`,
-    `ipo`, `hinge`, `kto`, `reward`."""
+    """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `distil`,
+    `head`, `dpo`, `ipo`, `hinge`, `kto`, `reward`."""
     method: Literal["full", "lora"] = "full"
     """What changes: all weights, or low-rank additions to them, which make an adapter; where a model gets a head for a
     task, too, they are merged in the end."""
@@ -229,6 +231,8 @@ class AdaptStage(Stage):
         if self.method != "lora" and (self.adapter is not None or self.lora != LoraConfig()):
             given = "adapter" if self.adapter is not None else "lora"
             raise ValueError(f"{given}: only with method lora, and it is {self.method}")
+        if (self.teacher is not None) != isinstance(self.objective, DistilObjective):
+            raise ValueError("teacher: name one with the objective distil, and only there")
         if self.method == "lora" and self.extend is not None:
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
         return self

@@ -82,7 +82,9 @@ def _adapted(library: Library, model: Artifact, step: int) -> Iterator[Read]:
     objective = objective_of(settings, split)
     train = length_of(settings, objective)
     with tempfile.TemporaryDirectory() as scratch:
-        teaching = Teaching(tokenizer_of(base, settings), train, model.manifest.seed, Path(scratch))
+        teaching = Teaching(
+            tokenizer_of(base, settings), train, model.manifest.seed, Path(scratch), teacher=inputs.get("teacher")
+        )
         source = teaching.lesson(load_model(base.folder), split.learned, objective).source
     return read_in_examples(source, split.learned, _samples(train.batch_rows, step))
 

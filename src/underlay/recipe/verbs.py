@@ -226,7 +226,14 @@ VERBS: Mapping[str, Verb] = {
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
     "adapt": Verb(
         "model",
-        {"model": "model", "examples": "examples", "heldout": "examples", "adapter": "adapter", "extend": "model"},
+        {
+            "model": "model",
+            "examples": "examples",
+            "heldout": "examples",
+            "teacher": "model",
+            "adapter": "adapter",
+            "extend": "model",
+        },
         adapt,
         seeded=True,
         trains=True,
