@@ -15,6 +15,7 @@ from torch import Tensor
 
 from underlay.adapt.preference.rows import ANSWERS, log_probabilities
 from underlay.adapt.preference.source import Rows
+from underlay.adapt.starting import of_weights
 from underlay.models import Decoder
 from underlay.models.parts import computed
 from underlay.models.storage import write_tensors
@@ -67,9 +68,7 @@ def compute(model: Decoder, rows: Rows, dtype: torch.dtype, progress: Progress =
 def fingerprint(model: Decoder, rows: Rows, dtype: torch.dtype) -> str:
     """Hash of the weights, of the tokens of all rows, and of the precision they are computed in."""
     found = hashlib.sha256(f"{model.config.model_dump_json()} {dtype}".encode())
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    of_weights(found, model)
     for row in rows.rows:
         found.update(repr((row.prompt, row.answers)).encode())
     return found.hexdigest()
