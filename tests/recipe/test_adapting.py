@@ -108,6 +108,30 @@ def test_a_teacher_of_another_size_is_learned_from(library: Library, tmp_path: P
         adapted(library, "conversation", objective="distil", teacher=other.reference)
 
 
+GRPO = {"name": "grpo", "reward": "length", "group": 2, "max_tokens": 12}
+
+
+def test_rewards_are_learned_from_and_what_was_written_is_kept(library: Library, tmp_path: Path) -> None:
+    made = adapted(library, "conversation", objective=GRPO, heldout="examples:conversation", name="rewarded")
+    assert load_model(made.folder).config.task is None
+    rows = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all({"reward", "truncated", "parity_max"} <= row.keys() for row in rows)
+    assert made.manifest.metrics["heldout_greedy_reward"] > 0
+    assert list((made.folder / "rollouts").iterdir())
+    assert read_in(library, made, 2).documents
+    judge = adapted(library, "preference", objective="reward", name="judge")
+    settings = {"objective": {**GRPO, "name": "ppo", "reward": None}, "reward_model": judge.reference}
+    again = adapted(library, "conversation", **settings, method="lora", name="judged")
+    assert again.manifest.kind == "adapter"
+    assert {parent.role for parent in again.manifest.parents} == {"model", "examples", "reward_model"}
+    own = tmp_path / "own.py"
+    own.write_text("def worth(problem, answer):\n    return float(len(answer))\n")
+    first = adapted(library, "conversation", objective={**GRPO, "reward": f"{own}:worth"}, name="own")
+    own.write_text("def worth(problem, answer):\n    return -float(len(answer))\n")
+    second = adapted(library, "conversation", objective={**GRPO, "reward": f"{own}:worth"}, name="own")
+    assert first.manifest.version != second.manifest.version, "another reward is another order"
+
+
 def test_lora_makes_an_adapter_that_merges_into_what_it_was(library: Library) -> None:
     settings = {"method": "lora", "lora": {"rank": 4}, "train": {**TRAIN, "optimizer": {"adam_lr": 0.02}}}
     made = adapted(library, "conversation", **settings)
@@ -191,6 +215,9 @@ def test_a_length_in_passes_is_one_in_rows(library: Library) -> None:
         ("conversation", {"train": {**TRAIN, "examine_steps": 2}}, "there are no examples to measure on"),
         ("conversation", {"train": {**TRAIN, "context": 999}}, "is longer than the model's 192"),
         ("conversation", {"template": "chatml"}, "template"),
+        ("conversation", {"objective": "grpo"}, "grpo and ppo need it or objective.reward"),
+        ("conversation", {"reward_model": "model:judge"}, "others neither"),
+        ("label", {"objective": GRPO}, "grpo: learns from problems or conversations, not from a label"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(

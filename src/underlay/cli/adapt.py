@@ -36,11 +36,15 @@ def adapt(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="instruct, distil, head, dpo, ipo, hinge, kto or reward; by default what the examples call for."
+            help="instruct, distil, head, dpo, ipo, hinge, kto, reward, grpo, ppo; by default as examples call for."
         ),
     ] = None,
     heldout: Annotated[
         list[str] | None, typer.Option("--heldout", metavar="FILE", help="Examples that are only measured on.")
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="What answers are worth, with grpo and ppo: parses, matches, FILE.py:function, or a model."),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="The model to learn from, with --objective distil.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the additions, with --method lora.")] = None,
@@ -84,6 +88,13 @@ def adapt(
         if objective not in (None, "head"):
             raise UserError(f"--method head: learns a head, not by --objective {objective}")
         settings["objective"] = {"name": "head", "frozen": True}
+    if objective in ("grpo", "ppo"):
+        judged = reward is not None and reward.startswith("model:")
+        settings["objective"] = {"name": objective} | ({} if judged or reward is None else {"reward": reward})
+        if judged:
+            settings["reward_model"] = reward
+    elif reward is not None:
+        raise UserError("--reward: only with --objective grpo or ppo")
     if rank is not None:
         settings["lora"] = {"rank": rank}
     length = [f"adapt.train.steps={steps}"] if steps else [f"adapt.train.passes={passes}"] if passes else []
@@ -167,6 +178,6 @@ def _show(made: "Artifact", base: str) -> None:
     if made.manifest.kind == "adapter":
         out.print(f"Next: underlay chat {base} --adapter adapter:{made.manifest.name}", markup=False)
         out.print(f"      underlay merge adapter:{made.manifest.name}", markup=False)
-    elif metrics["objective"] in ("instruct", "preference"):
+    elif metrics["objective"] not in ("head", "reward"):
         out.print(f"Next: underlay chat model:{made.manifest.name}", markup=False)
     out.print(f"Loss: {(Path(made.folder) / 'loss.png').resolve()}", markup=False)

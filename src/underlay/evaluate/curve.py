@@ -111,10 +111,13 @@ def _beside(axes: Axes, name: str, points: float) -> None:
 
 
 def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[str, float] | None = None) -> None:
-    """Training loss over tokens, each step and smoothed, and held-out loss; tie: label and height of a line."""
-    tokens, loss = _column([step for step in steps if step.get("kept", 1)], "loss")
-    axes.set_title("loss, nats per token", loc="left", x=0, fontsize=9, color=ink.muted)
-    axes.set_yscale("log")
+    """Training loss over tokens, each step and smoothed, and held-out loss; tie: label and height of a line.
+
+    Where steps have a `reward`, it is drawn in the place of the loss, which then says nothing by itself.
+    """
+    earns = bool(steps) and "reward" in steps[0]
+    tokens, loss = _column([step for step in steps if step.get("kept", 1)], "reward" if earns else "loss")
+    axes.set_title("mean reward" if earns else "loss, nats per token", loc="left", x=0, fontsize=9, color=ink.muted)
     if tie:
         axes.axhline(tie[1], color=ink.other, linewidth=1.2, dashes=(4, 3))
         axes.annotate(
@@ -127,15 +130,21 @@ def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[s
     if len(loss):
         axes.plot(tokens[-1:], smoothed[-1:], "o", color=ink.model, markersize=4, clip_on=False)
         ends.append((float(smoothed[-1]), float(tokens[-1]), ink.model if len(evaluations) else ink.text))
-    seen, heldout = _column(evaluations, "heldout_loss")
+    seen, heldout = _column(evaluations, "heldout_sampled_reward" if earns else "heldout_loss")
     if len(heldout):
         mark = "-o" if len(heldout) <= 60 else "-"
         axes.plot(seen, heldout, mark, color=ink.text, markersize=4, linewidth=1.1, clip_on=False, label="held out")
         ends.append((float(heldout[-1]), float(seen[-1]), ink.text))
     drawn = [*loss.tolist(), *heldout.tolist(), *([tie[1]] if tie else [])] or [1.0]
-    low, high = max(min(drawn), 1e-3) * 0.94, max(max(drawn), 2e-3) * 1.06
+    straight = earns or min(drawn) <= 0
+    if straight:
+        margin = 0.06 * (max(drawn) - min(drawn)) or 1.0
+        low, high = min(drawn) - margin, max(drawn) + margin
+    else:
+        low, high = max(min(drawn), 1e-3) * 0.94, max(max(drawn), 2e-3) * 1.06
+        axes.set_yscale("log")
     axes.set_ylim(low, high)
-    _name_ends(axes, ends, math.log(high / low))
+    _name_ends(axes, ends, high - low if straight else math.log(high / low), straight)
     left_out = [step["tokens"] for step in steps if not step.get("kept", 1)]
     if left_out:
         label = f"left out ({len(left_out):,})"
@@ -143,18 +152,21 @@ def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[s
             left_out, [0.0] * len(left_out), "|", color=ink.wrong, markersize=11, markeredgewidth=1.2, label=label,
             transform=axes.get_xaxis_transform(), clip_on=False,
         )  # fmt: skip
-    axes.yaxis.set_major_locator(FixedLocator(_ticks(low, high)))
+    axes.yaxis.set_major_locator(MaxNLocator(6) if straight else FixedLocator(_ticks(low, high)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _name_ends(axes: Axes, ends: list[tuple[float, float, str]], decades: float) -> None:
+def _name_ends(axes: Axes, ends: list[tuple[float, float, str]], span: float, straight: bool) -> None:
     """Write the last value beside each curve's end; two that lie close together are moved apart."""
     apart = 0.0
     if len(ends) == 2:
         height = axes.get_window_extent().height / axes.get_figure().dpi * 72  # type: ignore[union-attr]
-        gap = math.log(ends[1][0] / ends[0][0]) / decades * height if min(ends)[0] > 0 else 0.0
+        between = ends[1][0] - ends[0][0]
+        if not straight:
+            between = math.log(ends[1][0] / ends[0][0]) if min(ends)[0] > 0 else 0.0
+        gap = between / span * height
         apart = max(0.0, 12 - abs(gap)) / 2 * (1 if gap >= 0 else -1)
     for (value, tokens, colour), way in zip(ends, (-1, 1), strict=False):
         axes.annotate(

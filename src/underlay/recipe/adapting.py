@@ -1,7 +1,9 @@
 """The verbs that adapt: `adapt` teaches a model by examples, `merge` makes one model of a model and its adapter."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,22 +11,34 @@ import torch
 from underlay.adapt.examples import Example, Examples
 from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
-from underlay.config import parse
+from underlay.adapt.reinforce import without_critic
+from underlay.adapt.reinforce.source import KEPT
+from underlay.config import Config, parse
 from underlay.data import Dataset
 from underlay.errors import UserError
 from underlay.formats.peft import read_adapter, write_adapter
 from underlay.library import Artifact, Library
+from underlay.library.manifest import file_digest
+from underlay.models import Decoder
 from underlay.models.storage import load_config, load_decoder, load_model, parameter_count, save_model
 from underlay.plan.flops import training_flops
 from underlay.recipe import stages
 from underlay.recipe.job import Job
 from underlay.recipe.lessons import Teaching, objective_for
-from underlay.recipe.objectives import AnyObjective, DistilObjective, HeadObjective, InstructObjective, RewardObjective
+from underlay.recipe.objectives import (
+    AnyObjective,
+    DistilObjective,
+    HeadObjective,
+    InstructObjective,
+    ReinforceObjective,
+    RewardObjective,
+)
 from underlay.recipe.reading import read_in_examples
 from underlay.recipe.recipe import Recipe, make_recipe
 from underlay.recipe.training import recorders_of, trained
 from underlay.text import Tokenizer
 from underlay.text.files import TOKENIZER
+from underlay.text.templates import NAMES as TEMPLATES
 from underlay.text.templates import with_template
 from underlay.train import Onlookers, Outcome, TrainConfig
 from underlay.train.examine import undisturbed
@@ -49,7 +63,8 @@ def adapt(job: Job) -> None:
     objective = objective_of(settings, split)
     train = length_of(settings, objective)
     tokenizer = tokenizer_of(base, settings)
-    teaching = Teaching(tokenizer, train, job.seed, job.draft.scratch, job.progress, job.inputs.get("teacher"))
+    teacher, judge = job.inputs.get("teacher"), job.inputs.get("reward_model")
+    teaching = Teaching(tokenizer, train, job.seed, job.draft.scratch, teacher, judge, job.progress)
     with job.world.weights():
         model = load_model(base.folder)
     if train.context > model.config.context:
@@ -78,9 +93,14 @@ def adapt(job: Job) -> None:
     work = 6 * learning / train.context if alone else training_flops(lesson.model.config, 1, train.context)
 
     def save(outcome: Outcome) -> None:
-        folder = job.draft.folder
+        folder, weights = job.draft.folder, outcome.weights
+        if isinstance(objective, ReinforceObjective) and isinstance(lesson.model, Decoder):
+            weights = {name: one for name, one in weights.items() if not name.startswith("task.")}
+            without_critic(lesson.model)
+            if (kept := job.draft.scratch / KEPT).is_dir():
+                shutil.copytree(kept, folder / KEPT)
         if settings.method == "full":
-            save_model(lesson.model, folder, outcome.weights)
+            save_model(lesson.model, folder, weights)
         elif with_head(settings):
             save_model(lesson.model, folder, folded(lesson.model, load_model(base.folder)))
         else:
@@ -103,6 +123,20 @@ def objective_of(settings: stages.AdaptStage, split: Split) -> AnyObjective:
     if settings.method == "lora" and settings.objective is None and isinstance(objective, HeadObjective):
         raise UserError("adapt: with lora and such examples, say what is learned: objective head")
     return objective
+
+
+def files_beside(settings: Config) -> dict[str, str]:
+    """Files of the user's that the stage reads: a reward's, a template's; as hashes."""
+    assert isinstance(settings, stages.AdaptStage)
+    reward = settings.objective.reward if isinstance(settings.objective, ReinforceObjective) else None
+    places = {"reward_sha256": (reward or "").rpartition(":")[0], "template_sha256": settings.template or ""}
+    found = {}
+    for key, place in places.items():
+        if place and place not in TEMPLATES:
+            if not Path(place).is_file():
+                raise UserError(f"{place}: no such file")
+            found[key] = file_digest(Path(place))
+    return found
 
 
 def with_head(settings: stages.AdaptStage) -> bool:
@@ -205,6 +239,9 @@ def adapt_recipe(
     if isinstance(objective, dict) and objective.get("frozen"):
         pace = {"muon": False, "adam_lr": 0.003}
     train = {"passes": 3, "context": context, "optimizer": pace, **_BATCH["spoken" if spoken else "labelled"]}
+    if isinstance(objective, dict) and objective.get("name") in ("grpo", "ppo"):
+        paced = {"optimizer": _PACE["rewarded"][method], **_BATCH["labelled"]}
+        train = {"steps": 100, "context": context, "outliers": None, **paced}
     stage = {"verb": "adapt", **settings, **roles, "train": {**train, **settings.get("train", {})}}
     return make_recipe({"name": name, "stages": {"adapt": stage}}, "adapt", assignments)
 
@@ -218,6 +255,7 @@ _BATCH: Mapping[str, Mapping[str, int]] = {
 _PACE: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "spoken": {"full": {"lr": 0.002, "adam_lr": 0.0003}, "lora": {"adam_lr": 0.001}},
     "preferred": {"full": {"muon": False, "adam_lr": 0.00005}, "lora": {"adam_lr": 0.0005}},
+    "rewarded": {"full": {"muon": False, "adam_lr": 0.0001}, "lora": {"adam_lr": 0.0005}},
     "labelled": {"full": {"muon": False, "adam_lr": 0.0003}, "lora": {"adam_lr": 0.001}},
 }
 """How fast models learn by default."""

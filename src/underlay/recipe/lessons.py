@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from underlay.adapt import heads, instruct, preference
+from underlay.adapt import heads, instruct, preference, reinforce
 from underlay.adapt.distil import Distil, check_teacher
-from underlay.adapt.examples import Conversation, Example, Judgement, Preference
+from underlay.adapt.examples import Conversation, Example, Judgement, Preference, Problem
 from underlay.adapt.lesson import Lesson
 from underlay.adapt.preference.reward import HEAD
+from underlay.adapt.reinforce import ModelReward
 from underlay.errors import UserError
 from underlay.library import Artifact
 from underlay.models import Decoder, Model
@@ -22,6 +23,7 @@ from underlay.recipe.objectives import (
     HeadObjective,
     InstructObjective,
     PreferenceObjective,
+    ReinforceObjective,
     RewardObjective,
 )
 from underlay.text import Tokenizer
@@ -36,9 +38,11 @@ class Teaching:
     train: TrainConfig
     seed: int
     scratch: Path
-    progress: Progress = silent
     teacher: Artifact | None = None
     """Of distillation."""
+    reward_model: Artifact | None = None
+    """Of reinforcement, where no function says what answers are worth."""
+    progress: Progress = silent
 
     def lesson(self, model: Model, examples: Sequence[Example], objective: AnyObjective) -> Lesson:
         """What the objective makes of examples. Raises UserError where they, or the model, are not what it needs."""
@@ -55,12 +59,33 @@ class Teaching:
             if isinstance(objective, DistilObjective):
                 return replace(made, objective=self._taught(model, objective))
             return made
+        if isinstance(objective, ReinforceObjective):
+            _are(examples, (Problem, Conversation), objective.name)
+            asked = [_as_problem(example) for example in examples]
+            return reinforce.lesson(
+                model,
+                self.tokenizer,
+                asked,
+                objective,
+                context,
+                self.seed,
+                train,
+                self.scratch,
+                self.progress,
+                self._model_reward(),
+            )
         forms = (Preference, Judgement) if getattr(objective, "loss", None) == "kto" else (Preference,)
         _are(examples, forms, objective.name)
         made = preference.lesson(
             model, self.tokenizer, examples, objective, context, self.seed, dtype, self.scratch, self.progress
         )
         return replace(made, fresh=frozenset({HEAD})) if isinstance(objective, RewardObjective) else made
+
+    def _model_reward(self) -> ModelReward | None:
+        if self.reward_model is None:
+            return None
+        folder = self.reward_model.folder
+        return ModelReward(load_decoder(folder), Tokenizer.load(folder), self.train.dtype())
 
     def _taught(self, model: Decoder, settings: DistilObjective) -> Distil:
         assert self.teacher is not None, "the stage asks for one"
@@ -85,6 +110,26 @@ class Teaching:
                 return Examination({f"heldout_{name}": value for name, value in found.items()})
 
             return looked
+        if isinstance(objective, ReinforceObjective):
+            asked = [_as_problem(example) for example in examples][: self.train.examine_rows]
+            reward = self._model_reward() or reinforce.named(str(objective.reward))
+            policy = lesson.model
+            assert isinstance(policy, Decoder)
+
+            def earned() -> Examination:
+                found = reinforce.examine(
+                    policy,
+                    self.tokenizer,
+                    asked,
+                    reward,
+                    objective.max_tokens,
+                    objective.temperature,
+                    self.seed,
+                    self.train.dtype(),
+                )
+                return Examination({f"heldout_{name}": value for name, value in found.figures.items()}, found.samples)
+
+            return earned
         held = self.lesson(start, examples, objective)
         if isinstance(objective, InstructObjective | DistilObjective):
             plain = CausalLM(self.train.dtype())
@@ -107,7 +152,19 @@ def objective_for(examples: Sequence[Example]) -> AnyObjective:
         return PreferenceObjective()
     if form is Judgement:
         return PreferenceObjective(loss="kto")
+    if form is Problem:
+        raise UserError("problems: say how they are learned, by objective grpo or ppo, and what answers are worth")
     return HeadObjective()
+
+
+def _as_problem(example: Example) -> Example:
+    """What a conversation asks for at its end; its own last answer is what is right."""
+    body = example.body
+    if not isinstance(body, Conversation):
+        return example
+    *prompt, last = body.messages
+    asks = Problem(tuple(prompt), last.content) if last.role == "assistant" else Problem(body.messages)
+    return replace(example, body=asks)
 
 
 def _are(examples: Sequence[Example], forms: tuple[type, ...], name: str) -> None:

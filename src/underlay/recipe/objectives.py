@@ -8,6 +8,7 @@ from underlay.adapt.distil import DistilConfig
 from underlay.adapt.heads import HeadConfig
 from underlay.adapt.instruct import InstructConfig
 from underlay.adapt.preference import PreferenceConfig, RewardConfig
+from underlay.adapt.reinforce import ReinforceConfig
 
 
 class InstructObjective(InstructConfig):
@@ -40,8 +41,13 @@ class RewardObjective(RewardConfig):
     name: Literal["reward"] = "reward"
 
 
+class ReinforceObjective(ReinforceConfig):
+    """Problems, or the prompts of conversations: answer so that rewards are earned. `name`: grpo or ppo."""
+
+
 _SHORT: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in ("instruct", "distil", "head", "preference", "reward")},
+    **{name: {"name": name} for name in ("grpo", "ppo")},
     **{loss: {"name": "preference", "loss": loss} for loss in ("dpo", "ipo", "hinge", "kto")},
 }
 NAMES = tuple(_SHORT)
@@ -52,7 +58,9 @@ def _long(given: Any) -> Any:
     return _SHORT.get(given, given) if isinstance(given, str) else given
 
 
-AnyObjective = InstructObjective | DistilObjective | HeadObjective | PreferenceObjective | RewardObjective
+AnyObjective = (
+    InstructObjective | DistilObjective | HeadObjective | PreferenceObjective | RewardObjective | ReinforceObjective
+)
 ObjectiveSettings = Annotated[
     Annotated[AnyObjective, Field(discriminator="name")] | None,
     BeforeValidator(_long),

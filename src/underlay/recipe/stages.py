@@ -21,7 +21,7 @@ from underlay.data import (
 )
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
-from underlay.recipe.objectives import DistilObjective, ObjectiveSettings
+from underlay.recipe.objectives import DistilObjective, ObjectiveSettings, ReinforceObjective
 from underlay.train import TrainConfig
 from underlay.train.record import RecorderName
 
@@ -207,13 +207,15 @@ class AdaptStage(Stage):
     """Examples that are only measured on, beside those of held-out documents."""
     teacher: str | None = None
     """With the objective `distil`: the model to learn from; any size, the same tokens."""
+    reward_model: str | None = None
+    """With `grpo` and `ppo`: what answers are worth, in the place of `objective.reward`."""
     adapter: str | None = None
     """With lora: an adapter of the same model to go on from."""
     extend: str | None = None
     """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
     objective: ObjectiveSettings = None
     """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `distil`,
-    `head`, `dpo`, `ipo`, `hinge`, `kto`, `reward`."""
+    `head`, `dpo`, `ipo`, `hinge`, `kto`, `reward`, `grpo`, `ppo`."""
     method: Literal["full", "lora"] = "full"
     """What changes: all weights, or low-rank additions to them, which make an adapter; where a model gets a head for a
     task, too, they are merged in the end."""
@@ -233,6 +235,10 @@ class AdaptStage(Stage):
             raise ValueError(f"{given}: only with method lora, and it is {self.method}")
         if (self.teacher is not None) != isinstance(self.objective, DistilObjective):
             raise ValueError("teacher: name one with the objective distil, and only there")
+        earns = isinstance(self.objective, ReinforceObjective)
+        named = isinstance(self.objective, ReinforceObjective) and self.objective.reward is not None
+        if (named + (self.reward_model is not None)) != earns:
+            raise ValueError("reward_model: grpo and ppo need it or objective.reward, one of them; others neither")
         if self.method == "lora" and self.extend is not None:
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
         return self

@@ -77,14 +77,14 @@ def _pretrained(library: Library, model: Artifact, step: int) -> Iterator[Read]:
 def _adapted(library: Library, model: Artifact, step: int) -> Iterator[Read]:
     inputs = {parent.role: library.find(parent.reference) for parent in model.manifest.parents}
     roles = {role: one.reference for role, one in inputs.items()}
-    settings = parse(stages.AdaptStage, {**model.manifest.config, **roles}, model.reference)
+    known = {key: value for key, value in model.manifest.config.items() if key in stages.AdaptStage.model_fields}
+    settings = parse(stages.AdaptStage, {**known, **roles}, model.reference)
     split, base = split_of(library, inputs), inputs["model"]
     objective = objective_of(settings, split)
     train = length_of(settings, objective)
     with tempfile.TemporaryDirectory() as scratch:
-        teaching = Teaching(
-            tokenizer_of(base, settings), train, model.manifest.seed, Path(scratch), teacher=inputs.get("teacher")
-        )
+        tokenizer, seed = tokenizer_of(base, settings), model.manifest.seed
+        teaching = Teaching(tokenizer, train, seed, Path(scratch), inputs.get("teacher"), inputs.get("reward_model"))
         source = teaching.lesson(load_model(base.folder), split.learned, objective).source
     return read_in_examples(source, split.learned, _samples(train.batch_rows, step))
 

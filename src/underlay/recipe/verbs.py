@@ -22,7 +22,7 @@ from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
-from underlay.recipe.adapting import adapt, merge_adapter, with_head
+from underlay.recipe.adapting import adapt, files_beside, merge_adapter, with_head
 from underlay.recipe.carding import make_card
 from underlay.recipe.exampling import make_examples, which_files
 from underlay.recipe.job import Job, Verb
@@ -231,12 +231,14 @@ VERBS: Mapping[str, Verb] = {
             "examples": "examples",
             "heldout": "examples",
             "teacher": "model",
+            "reward_model": "model",
             "adapter": "adapter",
             "extend": "model",
         },
         adapt,
         seeded=True,
         trains=True,
+        outside=files_beside,
         instead=_makes_adapter,
     ),
     "merge": Verb("model", {"model": "model", "adapter": "adapter"}, merge_adapter, seeded=True),

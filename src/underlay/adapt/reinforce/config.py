@@ -54,6 +54,6 @@ class ReinforceConfig(Config):
             if self.group < 2:
                 raise ValueError("group: grpo compares the answers of a group, so it needs at least 2")
             for name in _PPO:
-                if name in self.model_fields_set:
+                if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name}: grpo has no critic, and no such setting")
         return self
