@@ -64,12 +64,15 @@ def answer(
     settings: PromptSettings | None = None,
     progress: Progress = silent,
     vectors: Embedder | None = None,
+    begin: Sequence[int] = (),
 ) -> Answers:
     """Answer a task for each example; what is known to be right is not looked at.
 
-    vectors: what the selector `nearest` compares by (see `selecting.embedder`); by default TF-IDF. An example is never
-    its own demonstration. Raises UserError where there are no examples, one does not go with the task, too few
-    demonstrations are there, or a prompt without any is longer than the context.
+    vectors: what the selector `nearest` compares by (see `selecting.embedder`); by default TF-IDF. begin: token ids
+    before every prompt, such as those of a soft one (see `soft.standing`). An example is never its own demonstration.
+
+    Raises UserError where there are no examples, one does not go with the task, too few demonstrations are there, or a
+    prompt without any is longer than the context.
     """
     settings = settings or PromptSettings()
     cases = [task.case(example) for example in examples]
@@ -83,7 +86,7 @@ def answer(
         raise UserError("reasoning: worked needs demonstrations that show the way; give some, or reason step_by_step")
     chosen = select(settings.selector, pool, cases, shots, settings.seed, vectors)
     shown = [orders(some, settings.orders, settings.seed) for some in chosen]
-    asking = _Asking(engine, task, settings)
+    asking = _Asking(engine, task, settings, begin)
     direct = (
         asking.compared(cases, shown, progress) if asking.compares else asking.written(cases, shown, False, progress)
     )
@@ -101,9 +104,9 @@ def _shots(task: Task, settings: PromptSettings) -> int:
 class _Asking:
     """One engine, one task, one way to ask."""
 
-    def __init__(self, engine: Engine, task: Task, settings: PromptSettings) -> None:
+    def __init__(self, engine: Engine, task: Task, settings: PromptSettings, begin: Sequence[int]) -> None:
         self._engine, self._task, self._settings = engine, task, settings
-        self._writer = Writer(engine.tokenizer, task, settings.style)
+        self._writer = Writer(engine.tokenizer, task, settings.style, begin)
         self._reasoner = Reasoner(engine, task, self._writer, settings)
         self.compares = bool(task.output.labels) and (settings.votes == 1 or settings.reasoning != "none")
         """Whether the direct answer is found by comparing labels."""

@@ -23,6 +23,7 @@ from underlay.adapt.lora import hold
 from underlay.config import Config
 from underlay.errors import UserError
 from underlay.models import Batch, Decoder, Encoder
+from underlay.models.decoder import DecoderConfig
 from underlay.models.parts import Embedding, masks
 from underlay.text import Tokenizer
 from underlay.train import CausalLM
@@ -128,6 +129,43 @@ def attach_soft(
         else:
             model.add_module("prefix", _remembered(model, start[None]))
     hold(model, dtype)
+
+
+def standing(model: Decoder, prompt: Tensor) -> Decoder:
+    """A model for the engine, whose vocabulary goes on with a prompt's tokens; it reads them and never says them.
+
+    prompt: (tokens, width), as `prompt_of` gives it, of this model. Prompts then begin with the ids from the old size
+    of the vocabulary on (`answer(..., begin=)`). Take `Engine(..., path="plain")`: the native path knows no token that
+    may not be said. Raises UserError where the prompt is of another width.
+    """
+    if prompt.ndim != 2 or prompt.shape[1] != model.config.width:
+        raise UserError(f"the prompt is {tuple(prompt.shape)}, the model is {model.config.width} wide; take its own")
+    known = model.config.vocabulary
+    whole = _Standing(model.config.model_copy(update={"vocabulary": known + len(prompt), "tied": False}), known)
+    whole.to(model.embedding.weight.device)
+    weights = model.state_dict()
+    weights["head.weight"] = torch.cat([_says(model), torch.zeros_like(prompt).to(_says(model))])
+    weights["embedding.weight"] = torch.cat([model.embedding.weight, prompt.to(model.embedding.weight)])
+    weights.pop("embedding.prompt", None)
+    whole.load_state_dict(weights)
+    return whole.eval()
+
+
+class _Standing(Decoder):
+    """A decoder that does not say the last of its tokens."""
+
+    def __init__(self, config: DecoderConfig, known: int) -> None:
+        super().__init__(config)
+        self._known = known
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `Decoder.logits`."""
+        found = super().logits(hidden)
+        return torch.cat([found[..., : self._known], torch.full_like(found[..., self._known :], -torch.inf)], -1)
+
+
+def _says(model: Decoder) -> Tensor:
+    return model.embedding.weight if model.head is None else model.head.weight
 
 
 def prompt_of(model: Decoder) -> Tensor:

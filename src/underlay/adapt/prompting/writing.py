@@ -18,8 +18,8 @@ Style = Literal["conversation", "text"]
 class Writer:
     """Writes a task's prompts for one model."""
 
-    def __init__(self, tokenizer: Tokenizer, task: Task, style: Style | None = None) -> None:
-        """By default a conversation wherever the tokenizer knows how to write one.
+    def __init__(self, tokenizer: Tokenizer, task: Task, style: Style | None = None, begin: Sequence[int] = ()) -> None:
+        """By default a conversation wherever the tokenizer knows how to write one; `begin` stands before all of it.
 
         Raises UserError where a conversation is asked for and it does not.
         """
@@ -28,13 +28,13 @@ class Writer:
         self.converses = tokenizer.converses if style is None else style == "conversation"
         self.stop = task.decoding.stop if self.converses else (*task.decoding.stop, "\n\nInput:")
         """Strings that end an answer."""
-        self._tokenizer, self._task = tokenizer, task
+        self._tokenizer, self._task, self._begin = tokenizer, task, list(begin)
 
     def prompt(self, case: Case, shown: Sequence[Case] = (), worked: bool = False) -> list[int]:
         """Token ids up to where the model begins to answer."""
         if not self.converses:
-            return self._tokenizer.prompt(self._task.text(case, shown, worked))
-        return render(self._tokenizer, self._task.prompt(case, shown, worked), reply=True)[0]
+            return self._begin + self._tokenizer.prompt(self._task.text(case, shown, worked))
+        return self._begin + render(self._tokenizer, self._task.prompt(case, shown, worked), reply=True)[0]
 
     def opening(self, text: str) -> list[int]:
         """Ids of words that an answer begins, or goes on, with."""
