@@ -25,6 +25,7 @@ from underlay.cli import (
     generate,
     library,
     plan,
+    prompt,
     quantise,
     run,
     serve,
@@ -83,7 +84,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, curate, card, data, adapt, quantise, generate, fill, embed, trace, serve, doctor, plan):
+for module in (run, curate, card, data, adapt, prompt, quantise, generate, fill, embed, trace, serve, doctor, plan):
     module.register(app)
 examples.register(data.app)
 transfer.register(library.app)

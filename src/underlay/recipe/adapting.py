@@ -121,7 +121,7 @@ def objective_of(settings: stages.AdaptStage, split: Split) -> AnyObjective:
     """What the stage learns. Raises UserError where that decides what is made, and is not said."""
     objective = settings.objective or objective_for(split.learned)
     if settings.method == "lora" and settings.objective is None and isinstance(objective, HeadObjective):
-        raise UserError("adapt: with lora and such examples, say what is learned: objective head")
+        raise UserError("adapt: with lora and such examples, say what is learned: objective head (--objective head)")
     return objective
 
 
