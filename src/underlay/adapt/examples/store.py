@@ -16,6 +16,8 @@ from underlay.adapt.examples.forms import FORMS, Example, Form
 from underlay.errors import UserError
 
 FILE = "examples.parquet"
+_AT_ONCE = 1024
+"""Rows that are taken out of the table together."""
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -98,15 +100,18 @@ class Examples:
         return int(self._table.num_rows)
 
     def __getitem__(self, index: int) -> Example:
-        row = self._table.slice(index, 1).to_pylist()[0]
+        return self._example(self._table.slice(index, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Example]:
+        for batch in self._table.to_batches(max_chunksize=_AT_ONCE):
+            yield from map(self._example, batch.to_pylist())
+
+    def _example(self, row: dict[str, Any]) -> Example:
         try:
             body = self._reader.validate_json(row["body"])
         except ValidationError as error:
-            raise UserError(f"{self.path}: damaged: example {index} is no {self.name}") from error
+            raise UserError(f"{self.path}: damaged: example {row['id']} is no {self.name}") from error
         return Example(body, row["source"], row["line"], row["licence"], row["document"])
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
 
 
 def _written(body: Form) -> str:
