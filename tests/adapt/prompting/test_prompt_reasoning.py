@@ -54,7 +54,7 @@ def test_numbers_are_the_last_and_equal_however_they_are_written() -> None:
 
 
 def test_worked_demonstrations_lead_to_an_answer_behind_the_lead() -> None:
-    engine = Scripted("5", "Two twice. The answer is 4", "I do not know", "It is four. The answer is 4.0 indeed")
+    engine = Scripted("5", "Two twice. The answer is 4", "It may be 7", "It is four. The answer is 4.0 indeed")
     settings = PromptSettings(reasoning="worked", votes=1)
     found = answer(engine, sums(output={"pattern": r"[\d.]+"}), SUM, settings)
     assert found.predictions[0].answer == "4"
@@ -96,6 +96,29 @@ def test_least_to_most_answers_simpler_questions_in_turn() -> None:
     assert third == second + " 2\nQuestion: And 2 + 2?\nAnswer:"
     assert last == third + " 4\nThe answer is "
     assert found.predictions[0].answer == "4"
+    assert ["\n" in request.stop for request in engine.requests] == [False, False, True, True, False]
+
+
+def test_other_answers_vote_over_the_orders_of_demonstrations() -> None:
+    engine = Scripted("4", "5", "5", "7")
+    shown = [{"input": "1 + 2", "output": "3"}, {"input": "1 + 1", "output": "2"}]
+    found = answer(engine, sums(demonstrations=shown), SUM, PromptSettings(orders=2, votes=2))
+    first, second = engine.asked[:2]
+    assert engine.asked == [first, second, first, second]
+    assert first.index("1 + 2") < first.index("1 + 1")
+    assert second.index("1 + 1") < second.index("1 + 2")
+    (one,) = found.predictions
+    assert (one.answer, one.confidence) == ("5", 0.5)
+
+
+def test_what_is_kept_of_a_long_way_is_its_end() -> None:
+    settings = PromptSettings(reasoning="step_by_step", reasoning_tokens=10)
+    engine = Scripted("0", "very " * 30 + "good", "4")
+    answer(engine, sums(demonstrations=[]), SUM, settings)
+    _, first, second = engine.requests
+    led = engine.tokenizer.encode("\nThe answer is ")
+    way = engine.tokenizer.encode("very " * 30 + "good")
+    assert list(second.prompt) == [*first.prompt, *way[-10:], *led]
 
 
 def test_simpler_questions_are_read_off_a_list() -> None:
