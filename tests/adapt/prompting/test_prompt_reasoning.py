@@ -11,7 +11,7 @@ from underlay.adapt.prompting.reasoning import SIMPLER, STEPS, simpler_questions
 from underlay.adapt.prompting.task import Task
 from underlay.adapt.prompting.voting import vote
 from underlay.errors import UserError
-from underlay.generate import Answer, Engine, Request
+from underlay.generate import Answer, ContextLengthError, Engine, Request
 from underlay.progress import Progress, silent
 
 SUM = texts(("2 + 2", "4"))
@@ -25,14 +25,16 @@ def sums(**settings: object) -> Task:
 class Scripted(Engine):
     """Says what it is told to, in turn, and keeps what it was asked."""
 
-    def __init__(self, *lines: str) -> None:
-        engine = make_engine()
+    def __init__(self, *lines: str, context: int = 512) -> None:
+        engine = make_engine(context)
         self.__dict__.update(engine.__dict__)
         self.lines = list(lines)
         self.asked: list[str] = []
         self.requests: list[Request] = []
 
     def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Answer]:
+        for request in requests:
+            self.check(request)
         self.requests += requests
         self.asked += [self.tokenizer.decode(request.prompt) for request in requests]
         return [Answer([], self.lines.pop(0), "stop", len(request.prompt)) for request in requests]
@@ -119,6 +121,29 @@ def test_what_is_kept_of_a_long_way_is_its_end() -> None:
     led = engine.tokenizer.encode("\nThe answer is ")
     way = engine.tokenizer.encode("very " * 30 + "good")
     assert list(second.prompt) == [*first.prompt, *way[-10:], *led]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "lines"),
+    [
+        ("worked", ["0", "very " * 70]),
+        ("step_by_step", ["0", "very " * 70, "4"]),
+        ("least_to_most", ["0", "\n".join(f"{one} " + "very " * 12 for one in "abcdef"), *["very " * 12] * 6, "4"]),
+    ],
+)
+def test_the_room_that_is_kept_is_enough_and_no_token_too_many(reasoning: str, lines: list[str]) -> None:
+    settings = PromptSettings.model_validate({"reasoning": reasoning, "reasoning_tokens": 70})
+    task = sums(decoding={"max_tokens": 20})
+    for context in range(60, 512):
+        engine = Scripted(*lines, context=context)
+        try:
+            answer(engine, task, SUM, settings)
+            break
+        except ContextLengthError:
+            raise
+        except UserError as error:
+            assert "do not fit" in str(error)  # noqa: PT017 - others are taken for defects
+    assert max(len(request.prompt) + request.max_tokens for request in engine.requests) == engine.context
 
 
 def test_simpler_questions_are_read_off_a_list() -> None:
