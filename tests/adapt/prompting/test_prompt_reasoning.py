@@ -126,14 +126,14 @@ def test_what_is_kept_of_a_long_way_is_its_end() -> None:
 @pytest.mark.parametrize(
     ("reasoning", "lines"),
     [
-        ("worked", ["0", "very " * 70]),
-        ("step_by_step", ["0", "very " * 70, "4"]),
-        ("least_to_most", ["0", "\n".join(f"{one} " + "very " * 12 for one in "abcdef"), *["very " * 12] * 6, "4"]),
+        ("worked", ["0", "very " * 150]),
+        ("step_by_step", ["0", "very " * 150, "4"]),
+        ("least_to_most", ["0", "\n".join(f"{one} " + "very " * 12 for one in "abcdef"), *["very " * 60] * 6, "4"]),
     ],
 )
 def test_the_room_that_is_kept_is_enough_and_no_token_too_many(reasoning: str, lines: list[str]) -> None:
-    settings = PromptSettings.model_validate({"reasoning": reasoning, "reasoning_tokens": 70})
-    task = sums(decoding={"max_tokens": 20})
+    settings = PromptSettings.model_validate({"reasoning": reasoning, "reasoning_tokens": 150})
+    task = sums(decoding={"max_tokens": 1})
     for context in range(60, 512):
         engine = Scripted(*lines, context=context)
         try:
