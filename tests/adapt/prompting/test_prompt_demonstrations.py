@@ -31,6 +31,9 @@ def test_a_texts_likeness_is_worked_out_by_hand() -> None:
     one, two = 1 + torch.tensor(4 / 3).log(), 1 + torch.tensor(2.0).log()
     assert found == pytest.approx([1.0, float(one / (one**2 + two**2).sqrt()), 0.0])
     assert TfIdf(["a"]).likeness("") == [0.0]
+    # A word that stands twice weighs 1 + ln 2 times as much, not twice.
+    twice = 1 + torch.tensor(2.0).log()
+    assert TfIdf(["a a b"]).likeness("a") == pytest.approx([float(twice / (twice**2 + 1).sqrt())])
 
 
 def test_the_nearest_finds_the_duplicate_and_shows_it_last() -> None:

@@ -11,7 +11,7 @@ from underlay.adapt.prompting.reasoning import SIMPLER, STEPS, simpler_questions
 from underlay.adapt.prompting.task import Task
 from underlay.adapt.prompting.voting import vote
 from underlay.errors import UserError
-from underlay.generate import Answer, Engine, Request
+from underlay.generate import Answer, ContextLengthError, Engine, Request
 from underlay.progress import Progress, silent
 
 SUM = texts(("2 + 2", "4"))
@@ -25,14 +25,16 @@ def sums(**settings: object) -> Task:
 class Scripted(Engine):
     """Says what it is told to, in turn, and keeps what it was asked."""
 
-    def __init__(self, *lines: str) -> None:
-        engine = make_engine()
+    def __init__(self, *lines: str, context: int = 512) -> None:
+        engine = make_engine(context)
         self.__dict__.update(engine.__dict__)
         self.lines = list(lines)
         self.asked: list[str] = []
         self.requests: list[Request] = []
 
     def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Answer]:
+        for request in requests:
+            self.check(request)
         self.requests += requests
         self.asked += [self.tokenizer.decode(request.prompt) for request in requests]
         return [Answer([], self.lines.pop(0), "stop", len(request.prompt)) for request in requests]
@@ -54,7 +56,7 @@ def test_numbers_are_the_last_and_equal_however_they_are_written() -> None:
 
 
 def test_worked_demonstrations_lead_to_an_answer_behind_the_lead() -> None:
-    engine = Scripted("5", "Two twice. The answer is 4", "I do not know", "It is four. The answer is 4.0 indeed")
+    engine = Scripted("5", "Two twice. The answer is 4", "It may be 7", "It is four. The answer is 4.0 indeed")
     settings = PromptSettings(reasoning="worked", votes=1)
     found = answer(engine, sums(output={"pattern": r"[\d.]+"}), SUM, settings)
     assert found.predictions[0].answer == "4"
@@ -96,6 +98,52 @@ def test_least_to_most_answers_simpler_questions_in_turn() -> None:
     assert third == second + " 2\nQuestion: And 2 + 2?\nAnswer:"
     assert last == third + " 4\nThe answer is "
     assert found.predictions[0].answer == "4"
+    assert ["\n" in request.stop for request in engine.requests] == [False, False, True, True, False]
+
+
+def test_other_answers_vote_over_the_orders_of_demonstrations() -> None:
+    engine = Scripted("4", "5", "5", "7")
+    shown = [{"input": "1 + 2", "output": "3"}, {"input": "1 + 1", "output": "2"}]
+    found = answer(engine, sums(demonstrations=shown), SUM, PromptSettings(orders=2, votes=2))
+    first, second = engine.asked[:2]
+    assert engine.asked == [first, second, first, second]
+    assert first.index("1 + 2") < first.index("1 + 1")
+    assert second.index("1 + 1") < second.index("1 + 2")
+    (one,) = found.predictions
+    assert (one.answer, one.confidence) == ("5", 0.5)
+
+
+def test_what_is_kept_of_a_long_way_is_its_end() -> None:
+    settings = PromptSettings(reasoning="step_by_step", reasoning_tokens=10)
+    engine = Scripted("0", "very " * 30 + "good", "4")
+    answer(engine, sums(demonstrations=[]), SUM, settings)
+    _, first, second = engine.requests
+    led = engine.tokenizer.encode("\nThe answer is ")
+    way = engine.tokenizer.encode("very " * 30 + "good")
+    assert list(second.prompt) == [*first.prompt, *way[-10:], *led]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "lines"),
+    [
+        ("worked", ["0", "very " * 150]),
+        ("step_by_step", ["0", "very " * 150, "4"]),
+        ("least_to_most", ["0", "\n".join(f"{one} " + "very " * 12 for one in "abcdef"), *["very " * 60] * 6, "4"]),
+    ],
+)
+def test_the_room_that_is_kept_is_enough_and_no_token_too_many(reasoning: str, lines: list[str]) -> None:
+    settings = PromptSettings.model_validate({"reasoning": reasoning, "reasoning_tokens": 150})
+    task = sums(decoding={"max_tokens": 1})
+    for context in range(60, 512):
+        engine = Scripted(*lines, context=context)
+        try:
+            answer(engine, task, SUM, settings)
+            break
+        except ContextLengthError:
+            raise
+        except UserError as error:
+            assert "do not fit" in str(error)  # noqa: PT017 - others are taken for defects
+    assert max(len(request.prompt) + request.max_tokens for request in engine.requests) == engine.context
 
 
 def test_simpler_questions_are_read_off_a_list() -> None:

@@ -55,8 +55,8 @@ class Reasoner:
             return way + final
         if self._settings.reasoning == "step_by_step":
             return len(opening(STEPS)) + way + len(self._led()) + final
-        # The list of questions, then each of them with its answer.
-        return len(opening(SIMPLER)) + 2 * way + len(self._led()) + final
+        # First the list of questions; then, in its place, each of them with its answer.
+        return max(len(opening(SIMPLER)) + way, 2 * way + len(self._led()) + final)
 
     def direct(self, asked: Sequence[Asked]) -> list[Said]:
         """Answers at once."""
