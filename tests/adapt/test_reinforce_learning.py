@@ -69,7 +69,7 @@ def test_a_dear_divergence_keeps_the_model_near_its_start(tokenizer: Tokenizer, 
 
 @pytest.mark.parametrize(
     ("name", "updates", "lora", "stop"),
-    [("grpo", 1, False, 3), ("grpo", 3, False, 6), ("ppo", 2, False, 4), ("grpo", 2, True, 4)],
+    [("grpo", 1, False, 3), ("grpo", 3, False, 6), ("ppo", 2, False, 4), ("grpo", 2, True, 4), ("ppo", 1, True, 3)],
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     tokenizer: Tokenizer, tmp_path: Path, name: str, updates: int, lora: bool, stop: int

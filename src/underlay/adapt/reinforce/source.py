@@ -10,6 +10,7 @@ the same answers again. Until a later checkpoint is there, its file stays (`Roun
 
 import hashlib
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -200,6 +201,8 @@ class Rollouts:
     ) -> None:
         """Write all answers of a round, a line each; a round that is made again is written again."""
         folder = self._scratch / KEPT
+        if number == 0:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run, or to be made again
         folder.mkdir(parents=True, exist_ok=True)
         kept = []
         for row, answer in enumerate(answers):
