@@ -14,13 +14,15 @@ from underlay.adapt.examples import Preference, Problem
 from underlay.adapt.lesson import Lesson
 from underlay.adapt.lora import LoraConfig, attach
 from underlay.adapt.reinforce import ReinforceConfig, Rollouts, examine, lesson, named, with_critic, without_critic
+from underlay.adapt.reinforce.losses import Reduction
 from underlay.adapt.reinforce.reading import log_probabilities, read
 from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds
 from underlay.errors import UserError
+from underlay.generate import Engine, Request, Sampling
 from underlay.models import Decoder
 from underlay.models.gemma import GemmaConfig
 from underlay.models.parts import LoraLinear
-from underlay.text import Tokenizer
+from underlay.text import Tokenizer, render
 
 
 @pytest.fixture(scope="module")
@@ -276,12 +278,49 @@ def test_answers_are_kept_with_what_they_earned(model: Decoder, tokenizer: Token
     assert any(row["advantage"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("reduction", ["dapo", "grpo", "dr_grpo"])
+def test_the_loss_of_a_step_is_the_textbooks(
+    model: Decoder, tokenizer: Tokenizer, tmp_path: Path, reduction: Reduction
+) -> None:
+    """All logits of each answer by itself, after the model has moved on, with means taken one by one."""
+    made = taught(model, tokenizer, tmp_path, configured(1), reduction=reduction, beta=0.3, reward="length")
+    batch = whole(made)
+    assert batch.reference is not None
+    with torch.no_grad():
+        for parameter in model.blocks.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    found, told = gradients(made, [batch])
+    rows = []
+    for row in range(len(batch.tokens)):
+        active = batch.even[row] > 0
+        logs = model(batch.tokens[row : row + 1])[0].log_softmax(-1)
+        now = logs.gather(-1, batch.targets[row, :, None])[:, 0][active]
+        ratio = (now - batch.old[row][active]).exp()
+        advantage, apart = batch.advantages[row][active], batch.reference[row][active] - now
+        gain = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        rows.append(-gain + 0.3 * (apart.exp() - apart - 1))
+    assert len({len(row) for row in rows}) > 1
+    wanted = {
+        "dapo": torch.cat(rows).mean(),
+        "grpo": torch.stack([row.mean() for row in rows]).mean(),
+        "dr_grpo": torch.stack([row.sum() for row in rows]).mean() / 6,
+    }[reduction]
+    assert told["loss"] == pytest.approx(float(wanted.detach()), abs=1e-5)
+    alike(found, list(torch.autograd.grad(wanted, [p for p in model.parameters() if p.requires_grad])), 1e-3)
+    assert told["clipped"] > 0
+
+
 def test_held_out_problems_are_answered_twice(model: Decoder, tokenizer: Tokenizer) -> None:
     found = examine(model, tokenizer, problems() * 8, named("matches"), 6)
     assert 0 <= found.figures["greedy_reward"] <= 1
     assert 0 < found.figures["sampled_reward"] < 1
     assert found.figures["unscorable"] == found.figures["truncated"] == 0
     assert len(found.samples) == 4
+    prompts = [render(tokenizer, ask(f"colour is {colour}"), reply=True)[0] for colour in COLOURS]
+    likeliest = Engine(model, tokenizer).generate([Request(prompt, 6, Sampling(0.0)) for prompt in prompts])
+    assert [sample["text"] for sample in found.samples] == [answer.text for answer in likeliest]
+    right = [answer.text.strip() == colour for answer, colour in zip(likeliest, COLOURS, strict=True)]
+    assert found.figures["greedy_reward"] == sum(right) / 4
     assert found.samples[0]["text"].strip() in COLOURS
     assert float(found.samples[0]["reward"]) == (found.samples[0]["text"].strip() == COLOURS[0])
     with pytest.raises(UserError, match="no problem to examine by"):
