@@ -43,7 +43,7 @@ class ReinforceConfig(Config):
     """Lambda of generalised advantages: 0 trusts the critic, 1 the rewards (arXiv:1506.02438; ppo only)."""
     value_clip: float = Field(default=0.2, gt=0)
     """How far the critic's values may move from those of when the answers were made (ppo only)."""
-    value_weight: float = Field(default=0.1, gt=0)
+    value_weight: float = Field(default=0.5, gt=0)
     """How much the critic's loss counts beside the policy's (ppo only)."""
     keep: int = Field(default=10, gt=0)
     """All answers of every so many rounds are kept, with their rewards, to be read."""

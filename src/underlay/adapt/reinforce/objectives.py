@@ -25,7 +25,7 @@ class Surrogate:
     beta: float = 0.0
     """What the divergence weighs in the loss."""
     value_clip: float = 0.2
-    value_weight: float = 0.1
+    value_weight: float = 0.5
     """What the critic's loss weighs, where batches bring returns."""
     dtype: torch.dtype = torch.float32
 

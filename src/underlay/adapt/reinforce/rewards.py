@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from underlay.adapt.examples import Problem
@@ -21,7 +22,10 @@ class Reward(Protocol):
     """Says what an answer to a problem is worth."""
 
     def __call__(self, problem: Problem, answer: str, /) -> float | None:
-        """A number, higher for better answers; None where it cannot be told, which is not the same as 0."""
+        """A number, higher for better answers; None where it cannot be told, which is not the same as 0.
+
+        It must follow from the two alone: a run that goes on may ask again.
+        """
 
 
 REWARDS: Mapping[str, Reward] = {
@@ -79,7 +83,7 @@ def rewards(reward: Reward, problems: Sequence[Problem], answers: Sequence[str])
     else:
         found = [reward(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
     for one, answer in zip(found, answers, strict=True):
-        if one is not None and not (isinstance(one, int | float) and math.isfinite(one)):
+        if one is not None and not (isinstance(one, int | float | np.floating) and math.isfinite(one)):
             raise UserError(f"the reward of {answer[:40]!r} is {one!r}; give a finite number, or None")
     return torch.tensor([math.nan if one is None else float(one) for one in found])
 

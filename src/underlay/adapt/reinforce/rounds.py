@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -99,11 +98,3 @@ class Rounds:
 def _tensors(batch: RolloutBatch) -> Iterator[tuple[str, Tensor]]:
     found = ((one.name, getattr(batch, one.name)) for one in fields(batch))
     return ((name, one) for name, one in found if isinstance(one, Tensor))
-
-
-def padded(rows: list[Tensor], starts: list[int], time: int) -> Tensor:
-    """Figures of answers' tokens, each put where its answer's targets stand; (rows, time), 0 elsewhere."""
-    found = torch.zeros(len(rows), time, dtype=rows[0].dtype)
-    for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        found[place, start : start + len(row)] = row
-    return found

@@ -10,6 +10,7 @@ the same answers again. Until a later checkpoint is there, its file stays (`Roun
 
 import hashlib
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from underlay.adapt.reinforce.figures import figures
 from underlay.adapt.reinforce.player import Player, starting
 from underlay.adapt.reinforce.reading import read
 from underlay.adapt.reinforce.rewards import ModelReward, Reward, content, rewards
-from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds, padded, part
+from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds, part
 from underlay.adapt.starting import of_weights
 from underlay.data.rows import permute
 from underlay.errors import UserError
@@ -133,7 +134,7 @@ class Rollouts:
             raise UserError(
                 "the reward cannot tell what any answer of a step is worth; take another reward, or problems"
             )
-        tokens, targets, active, starts = collate(prompts, answers, self._pad)
+        tokens, targets, active = collate(prompts, answers, self._pad)
         with self._clock("reading"):
             said = read(self._model, tokens, targets, active, settings.temperature, self._dtype)
             before = None
@@ -147,21 +148,14 @@ class Rollouts:
 
         scored = active & ~earned.isnan()[:, None]
         old, reference = spread(said.log_probabilities), None if before is None else spread(before.log_probabilities)
+        facts = figures(earned, settings.group, answers, said, engine)
         values = returns = None
         if settings.name == "grpo":
             advantages = losses.group_advantages(earned, settings.group)[:, None] * scored
         else:
             assert said.values is not None
             values = spread(said.values)
-            rewarded = torch.zeros_like(old)
-            if reference is not None:
-                rewarded = -settings.beta * (old - reference)
-            ends = torch.tensor([start + len(answer.ids) - 1 for start, answer in zip(starts, answers, strict=True)])
-            rewarded[torch.arange(len(ends)), ends] += earned.nan_to_num(0.0)
-            raw, returns = losses.generalised_advantages(rewarded, values, scored, settings.discount, settings.trace)
-            advantages = losses.whitened(raw, scored)
-        facts = figures(earned, settings.group, answers, said, engine)
-        if values is not None and returns is not None:
+            advantages, returns = self._against(values, earned, scored, old, reference)
             facts["explained"] = _explained(values[scored], returns[scored])
         if number % settings.keep == 0:
             self._keep(number, which, answers, earned, advantages)
@@ -177,6 +171,20 @@ class Rollouts:
             returns=returns,
             facts=facts,
         )
+
+    def _against(
+        self, values: Tensor, earned: Tensor, scored: Tensor, old: Tensor, reference: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages over what a critic promised, and its targets; (rows, time).
+
+        Each token costs its divergence from the reference, the last one earns the reward (arXiv:2203.02155).
+        """
+        settings = self._settings
+        rewarded = torch.zeros_like(old) if reference is None else -settings.beta * (old - reference)
+        ends = (scored * torch.arange(scored.shape[1])).argmax(1)
+        rewarded[torch.arange(len(ends)), ends] += earned.nan_to_num(0.0)
+        raw, returns = losses.generalised_advantages(rewarded, values, scored, settings.discount, settings.trace)
+        return losses.whitened(raw, scored), returns
 
     def _problem(self, number: int, place: int) -> int:
         """Which problem the answer at a place of a round is to: all in shuffled order, pass after pass."""
@@ -200,6 +208,8 @@ class Rollouts:
     ) -> None:
         """Write all answers of a round, a line each; a round that is made again is written again."""
         folder = self._scratch / KEPT
+        if number == 0:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run, or to be made again
         folder.mkdir(parents=True, exist_ok=True)
         kept = []
         for row, answer in enumerate(answers):
@@ -260,19 +270,17 @@ def seed_of(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:answer:{number}".encode()).digest()[:8], "little") >> 1
 
 
-def collate(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Answer], pad: int
-) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Tokens, targets and which of them are an answer's, (rows, time); and where each answer's targets begin."""
-    starts = [len(prompt) - 1 for prompt in prompts]
+def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Answer], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, targets, and which of them are an answer's; (rows, time) each."""
     rows = [torch.tensor([*prompt, *answer.ids]) for prompt, answer in zip(prompts, answers, strict=True)]
-    time_ = max(map(len, rows)) - 1
-    tokens = torch.full((len(rows), time_), pad)
-    targets = torch.full_like(tokens, pad)
-    for place, row in enumerate(rows):
-        tokens[place, : len(row) - 1], targets[place, : len(row) - 1] = row[:-1], row[1:]
-    active = padded([torch.ones(len(answer.ids)) for answer in answers], starts, time_) > 0
-    return tokens, targets, active, starts
+    width = max(map(len, rows)) - 1
+    tokens = torch.full((len(rows), width), pad)
+    targets, active = torch.full_like(tokens, pad), torch.zeros(len(rows), width, dtype=torch.bool)
+    for place, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        end = len(row) - 1
+        tokens[place, :end], targets[place, :end] = row[:-1], row[1:]
+        active[place, len(prompt) - 1 : end] = True
+    return tokens, targets, active
 
 
 def _logprobs(answer: Answer) -> Tensor:
