@@ -20,6 +20,7 @@ from underlay.models import Batch, Decoder
 from underlay.models.parts import masks
 from underlay.text import Tokenizer
 from underlay.train import Loss
+from underlay.train.objectives import where_counted
 
 _CHUNK_BYTES = 1 << 25
 """The most logits of one model that exist at the same time, in float32."""
@@ -47,8 +48,8 @@ class Distil:
         """`divergence` of the metrics is KL(teacher || student) in nats a token, at the temperature."""
         assert isinstance(model, Decoder)
         weights = torch.ones_like(batch.tokens, dtype=torch.float32) if batch.weights is None else batch.weights
-        counted = weights.flatten().nonzero()[:, 0]
-        targets, each = batch.targets.flatten()[counted], weights.flatten()[counted]
+        counted, each = where_counted(weights)
+        targets = batch.targets.flatten()[counted]
         mine = self._hidden(model, batch).flatten(0, 1)[counted]
         with torch.no_grad():
             told = self._hidden(self.teacher, batch).flatten(0, 1)[counted]

@@ -30,6 +30,22 @@ class Objective(Protocol):
         """Run the model on the batch."""
 
 
+_EVEN = 32
+"""Targets that count are filled up to a multiple of so many."""
+
+
+def where_counted(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The places of targets that count, and their weights: (rows,) each; the last may be others, of weight 0.
+
+    Libraries keep what they prepare for each number of rows, and memory is parted for it; as many numbers as there are
+    steps would take more and more of it. So only multiples come.
+    """
+    flat = weights.flatten()
+    places = flat.nonzero()[:, 0]
+    rest = -len(places) % _EVEN
+    return torch.cat([places, places.new_zeros(rest)]), torch.cat([flat[places], flat.new_zeros(rest)])
+
+
 @dataclass(frozen=True)
 class CausalLM:
     """Predict each next token; the loss is cross-entropy in nats.
@@ -51,9 +67,8 @@ class CausalLM:
         if batch.weights is None:
             weights = torch.ones(len(targets), device=hidden.device)
         else:
-            weights = batch.weights.flatten()
-            counted = weights.nonzero()[:, 0]
-            hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
+            counted, weights = where_counted(batch.weights)
+            hidden, targets = hidden[counted], targets[counted]
         return Loss(model.cross_entropy(hidden, targets, weights, self.compile), weights.sum())
 
     def _hidden(self, model: Decoder | Encoder, batch: Batch) -> Tensor:

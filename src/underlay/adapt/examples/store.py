@@ -100,17 +100,17 @@ class Examples:
         return int(self._table.num_rows)
 
     def __getitem__(self, index: int) -> Example:
-        return self._example(self._table.slice(index, 1).to_pylist()[0])
+        return self._example(index, self._table.slice(index, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Example]:
-        for batch in self._table.to_batches(max_chunksize=_AT_ONCE):
-            yield from map(self._example, batch.to_pylist())
+        rows = (row for batch in self._table.to_batches(max_chunksize=_AT_ONCE) for row in batch.to_pylist())
+        return (self._example(index, row) for index, row in enumerate(rows))
 
-    def _example(self, row: dict[str, Any]) -> Example:
+    def _example(self, index: int, row: dict[str, Any]) -> Example:
         try:
             body = self._reader.validate_json(row["body"])
         except ValidationError as error:
-            raise UserError(f"{self.path}: damaged: example {row['id']} is no {self.name}") from error
+            raise UserError(f"{self.path}: damaged: example {index} is no {self.name}") from error
         return Example(body, row["source"], row["line"], row["licence"], row["document"])
 
 

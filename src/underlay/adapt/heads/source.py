@@ -21,6 +21,8 @@ from underlay.text import Framed
 
 NO_TARGET = -1
 """In the place of a target where nothing is learned."""
+_EVEN = 16
+"""Rows are padded to multiples of so many tokens."""
 _STEPS = 16
 """Steps in a window, where there are so many rows."""
 
@@ -93,13 +95,15 @@ class Texts:
 
     def __init__(self, framed: Sequence[Framed]) -> None:
         self.tokens = Ragged([text.ids for text in framed])
+        self.longest = int(self.tokens.lengths.max())
         typed = any(any(text.type_ids) for text in framed)
         self._types = Ragged([text.type_ids for text in framed]) if typed else None
 
     def padded(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens, which of them are real, and their types; as in `TaskBatch`."""
         lengths = self.tokens.lengths[rows]
-        time = int(lengths.max())
+        # Few lengths, for libraries keep what they prepare for each.
+        time = min(-(-int(lengths.max()) // _EVEN) * _EVEN, self.longest)
         present = torch.arange(time) < torch.from_numpy(lengths)[:, None]
         types = None if self._types is None else self._types.padded(rows, time, 0)
         return self.tokens.padded(rows, time, 0), present, types

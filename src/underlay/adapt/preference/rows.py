@@ -18,8 +18,11 @@ from underlay.errors import UserError
 from underlay.models import Batch, Decoder
 from underlay.models.parts import masks
 from underlay.text import Message, Tokenizer, render
+from underlay.train.objectives import where_counted
 
 ANSWERS = 2
+_EVEN = 32
+"""Rows are padded to multiples of so many tokens: libraries keep what they prepare for each length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ def render_answer(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str) 
 
 
 def collate(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens, targets, weights and branches of rows, padded to the longest: (rows, time) each."""
-    time = max(map(len, rows))
+    """Tokens, targets, weights and branches of rows, padded to a common length: (rows, time) each."""
+    time = -(-max(map(len, rows)) // _EVEN) * _EVEN
     tokens = torch.full((len(rows), time), pad)
     targets, weights = torch.full_like(tokens, pad), torch.zeros(len(rows), time)
     branches = torch.full_like(tokens, -1)
@@ -95,13 +98,14 @@ def read(model: Decoder, batch: PairBatch, dtype: torch.dtype) -> Tensor:
 def log_probabilities(model: Decoder, batch: PairBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Summed log-probabilities of each row's answers, in nats, and how many tokens they have: (batch, 2) float32."""
     assert batch.weights is not None
-    counted = batch.weights.flatten().nonzero()[:, 0]
+    counted, each = where_counted(batch.weights)
     hidden, targets = read(model, batch, dtype).flatten(0, 1)[counted], batch.targets.flatten()[counted]
     found = model.log_probabilities(hidden, targets)
     rows = len(batch.tokens)
     answer = counted // batch.tokens.shape[1] * ANSWERS + batch.branches.flatten()[counted] - 1
-    sums = found.new_zeros(rows * ANSWERS).index_add(0, answer, found)
-    lengths = torch.bincount(answer, minlength=rows * ANSWERS).to(sums.dtype)
+    answer = answer.clamp(min=0)  # what only fills up is of none, and counts for nothing
+    sums = found.new_zeros(rows * ANSWERS).index_add(0, answer, found * each)
+    lengths = found.new_zeros(rows * ANSWERS).index_add(0, answer, each.to(found.dtype))
     return sums.view(rows, ANSWERS), lengths.view(rows, ANSWERS)
 
 
