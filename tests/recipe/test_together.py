@@ -41,7 +41,7 @@ def test_all_processes_train_and_one_speaks(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         reference = json.loads(ended.stdout)["pretrain"]  # one object: one process printed it
         made[processes] = Library(folder).find(reference)
-        assert ended.stderr.count("[6/10] pretrain") == 1
+        assert ended.stderr.count("[6/11] pretrain") == 1
         assert ("2 processes" in ended.stderr) == (processes == 2)
         assert not list((folder / ".staging").iterdir())
     one, two = made[1].manifest, made[2].manifest
