@@ -83,7 +83,7 @@ def main(what: dict[str, Any]) -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     packed = way == "trl-packed"
     mean = sum(len(ids) for ids, _ in rows) / len(rows)
-    # Twice as many as the mean would allow: padding fills up to the longest.
+    # As many as make a step's tokens on average; padding to the longest comes on top.
     batch = what["tokens"] // context if packed else max(1, round(what["tokens"] / mean))
     arguments = trl.SFTConfig(
         output_dir=what["scratch"],

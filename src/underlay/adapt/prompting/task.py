@@ -129,9 +129,11 @@ class Task(Config):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        kinds = ("accuracy", "macro_f1") if self.output.labels else ("json",)
-        if not self.output.labels and self.output.json_schema is None:
-            kinds = ("exact", "number", "squad", "rouge_l")  # type: ignore[assignment]
+        kinds: tuple[Scorer, ...] = ("exact", "number", "squad", "rouge_l")
+        if self.output.labels:
+            kinds = ("accuracy", "macro_f1")
+        elif self.output.json_schema is not None:
+            kinds = ("json",)
         if self.scorer is not None and self.scorer not in kinds:
             raise ValueError(f"scorer: {self.scorer} does not go with this output; take {' or '.join(kinds)}")
         for number, shown in enumerate(self.demonstrations):

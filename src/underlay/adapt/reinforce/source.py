@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +82,7 @@ class Rollouts:
             raise UserError(f"no problem to learn from: {why}; give others, raise train.context, or lower max_tokens")
         self.left_out: Mapping[str, int] = left_out
         """How many examples are not learned from, by reason."""
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds that went into answering, rewarding and reading, of rounds made by this object."""
         self._model, self._settings, self._reward, self._train = model, settings, reward, train
         self._seed, self._scratch, self._progress = seed, scratch, progress
@@ -244,7 +244,7 @@ class Rollouts:
     def _clock(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self.spent[name] += time.perf_counter() - began  # type: ignore[assignment]
+        self.spent[name] += time.perf_counter() - began
 
 
 def problem_of(example: Example) -> Problem:
