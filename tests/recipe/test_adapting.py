@@ -96,7 +96,7 @@ def test_a_teacher_of_another_size_is_learned_from(library: Library, tmp_path: P
     rows = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
     assert all(row["divergence"] > 0 for row in rows)
     assert read_in(library, made, 1).documents
-    with pytest.raises(UserError, match="name one with the objective distil, and only there"):
+    with pytest.raises(UserError, match="the objective distil needs one"):
         adapted(library, "conversation", objective="distil")
     other = run_recipe(
         read_recipe(SMALL, ("pretrain.train.steps=1", "tokenizer.vocabulary=300", "pretrain.name=other")),
@@ -106,6 +106,17 @@ def test_a_teacher_of_another_size_is_learned_from(library: Library, tmp_path: P
     )["pretrain"]
     with pytest.raises(UserError, match="its tokens are not the student's"):
         adapted(library, "conversation", objective="distil", teacher=other.reference)
+
+
+def test_a_small_student_of_some_blocks_learns_labels_from_a_teacher(library: Library) -> None:
+    teacher = adapted(library, "label", objective="head", name="labeller")
+    made = adapted(library, "label", objective="head", teacher=teacher.reference, blocks=1, name="small")
+    assert load_model(made.folder).config.depth == 1 < load_model(teacher.folder).config.depth
+    assert {parent.role for parent in made.manifest.parents} == {"model", "examples", "teacher"}
+    with pytest.raises(UserError, match="blocks: not with lora"):
+        adapted(library, "label", objective="head", method="lora", blocks=1)
+    with pytest.raises(UserError, match="only with the objectives distil and head"):
+        adapted(library, "preference", objective="dpo", teacher=teacher.reference)
 
 
 GRPO = {"name": "grpo", "reward": "length", "group": 2, "max_tokens": 12}

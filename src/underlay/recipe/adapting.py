@@ -20,6 +20,7 @@ from underlay.formats.peft import read_adapter, write_adapter
 from underlay.library import Artifact, Library
 from underlay.library.manifest import file_digest
 from underlay.models import Decoder
+from underlay.models.shorter import shortened
 from underlay.models.storage import load_config, load_decoder, load_model, parameter_count, save_model
 from underlay.plan.flops import training_flops
 from underlay.recipe import stages
@@ -67,6 +68,8 @@ def adapt(job: Job) -> None:
     teaching = Teaching(tokenizer, train, job.seed, job.draft.scratch, teacher, judge, job.progress)
     with job.world.weights():
         model = load_model(base.folder)
+    if settings.blocks is not None:
+        model = shortened(model, settings.blocks)
     if train.context > model.config.context:
         raise UserError(f"adapt.train.context {train.context} is longer than the model's {model.config.context}")
     start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None

@@ -14,7 +14,7 @@ from underlay.adapt.reinforce import ModelReward
 from underlay.errors import UserError
 from underlay.library import Artifact
 from underlay.models import Decoder, Model
-from underlay.models.storage import load_decoder
+from underlay.models.storage import load_decoder, load_model
 from underlay.progress import Progress, silent
 from underlay.recipe.heldout import HeldOut
 from underlay.recipe.objectives import (
@@ -39,7 +39,7 @@ class Teaching:
     seed: int
     scratch: Path
     teacher: Artifact | None = None
-    """Of distillation."""
+    """Of distillation, or of labels."""
     reward_model: Artifact | None = None
     """Of reinforcement, where no function says what answers are worth."""
     progress: Progress = silent
@@ -48,7 +48,13 @@ class Teaching:
         """What the objective makes of examples. Raises UserError where they, or the model, are not what it needs."""
         train, context, dtype = self.train, self.train.context, self.train.dtype()
         if isinstance(objective, HeadObjective):
-            return heads.lesson(model, self.tokenizer, examples, objective, context, self.seed, dtype, train.batch_rows)
+            taught = None
+            if self.teacher is not None:
+                folder = self.teacher.folder
+                taught = load_model(folder).requires_grad_(False), Tokenizer.load(folder)
+            return heads.lesson(
+                model, self.tokenizer, examples, objective, context, self.seed, dtype, train.batch_rows, taught
+            )
         if not isinstance(model, Decoder):
             raise UserError(f"a {model.config.family} says nothing; it learns labels, tags, answers and likeness")
         if isinstance(objective, InstructObjective | DistilObjective):

@@ -21,7 +21,7 @@ from underlay.data import (
 )
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
-from underlay.recipe.objectives import DistilObjective, ObjectiveSettings, ReinforceObjective
+from underlay.recipe.objectives import DistilObjective, HeadObjective, ObjectiveSettings, ReinforceObjective
 from underlay.train import TrainConfig
 from underlay.train.record import RecorderName
 
@@ -206,7 +206,10 @@ class AdaptStage(Stage):
     heldout: str | None = None
     """Examples that are only measured on, beside those of held-out documents."""
     teacher: str | None = None
-    """With the objective `distil`: the model to learn from; any size, the same tokens."""
+    """With the objective `distil`: the model to learn from, any size, the same tokens. With the objective `head` and
+    labels: a model of any family that has learned these labels."""
+    blocks: int | None = Field(default=None, gt=0)
+    """Keep so many of the model's blocks, spread evenly, and learn with those: a smaller model, for a teacher."""
     reward_model: str | None = None
     """With `grpo` and `ppo`: what answers are worth, in the place of `objective.reward`."""
     adapter: str | None = None
@@ -233,8 +236,12 @@ class AdaptStage(Stage):
         if self.method != "lora" and (self.adapter is not None or self.lora != LoraConfig()):
             given = "adapter" if self.adapter is not None else "lora"
             raise ValueError(f"{given}: only with method lora, and it is {self.method}")
-        if (self.teacher is not None) != isinstance(self.objective, DistilObjective):
-            raise ValueError("teacher: name one with the objective distil, and only there")
+        if isinstance(self.objective, DistilObjective) and self.teacher is None:
+            raise ValueError("teacher: the objective distil needs one")
+        if self.teacher is not None and not isinstance(self.objective, DistilObjective | HeadObjective):
+            raise ValueError("teacher: only with the objectives distil and head")
+        if self.blocks is not None and self.method == "lora":
+            raise ValueError("blocks: not with lora, whose adapter is for the whole model")
         earns = isinstance(self.objective, ReinforceObjective)
         named = isinstance(self.objective, ReinforceObjective) and self.objective.reward is not None
         if (named + (self.reward_model is not None)) != earns:

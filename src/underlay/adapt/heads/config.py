@@ -21,6 +21,10 @@ class HeadConfig(Config):
     """Tokens that neighbouring windows of a long text share, where answers are looked for."""
     group: int = Field(default=32, ge=2)
     """Pairs of texts that are told apart from each other at once; a row of the run is such a group."""
+    teacher_share: float = Field(default=0.5, ge=0, le=1)
+    """Of the loss that is a teacher's, where there is one; the rest is the labels' own."""
+    teacher_temperature: float = Field(default=2.0, gt=0)
+    """What scores are divided by where a teacher shows its own: higher shows more of what it holds for unlikely."""
     temperature: float = Field(default=0.05, gt=0)
     """What the likeness of two texts is divided by; smaller: nearer texts matter more."""
     pooling: Pooling | None = None

@@ -7,7 +7,7 @@ import numpy as np
 from underlay.adapt.examples import Example, Form, Label, Question, Similar, Tags
 from underlay.adapt.heads import measures
 from underlay.adapt.heads.predict import predict_answers, predict_labels, predict_tags, predict_values
-from underlay.adapt.heads.texts import Text
+from underlay.adapt.heads.texts import Text, text_of
 from underlay.errors import UserError
 from underlay.generate.embed import embed
 from underlay.models import Model
@@ -48,7 +48,7 @@ def examine(
 
 
 def _texts(labels: Sequence[Label]) -> list[Text]:
-    return [one.text if one.second is None else (one.text, one.second) for one in labels]
+    return [text_of(one) for one in labels]
 
 
 def _labels(

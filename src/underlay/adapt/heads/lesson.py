@@ -13,7 +13,8 @@ from underlay.adapt.heads.predict import read_vectors
 from underlay.adapt.heads.prepared import EMPTY, Prepared
 from underlay.adapt.heads.source import Groups, TaskRows
 from underlay.adapt.heads.spans import place_answers
-from underlay.adapt.heads.texts import CUT, frame_texts, label_texts
+from underlay.adapt.heads.teacher import Teacher, teacher_scores
+from underlay.adapt.heads.texts import CUT, frame_texts, label_texts, text_of
 from underlay.adapt.heads.words import tag_words
 from underlay.adapt.lesson import Lesson
 from underlay.errors import UserError
@@ -34,12 +35,13 @@ def lesson(
     seed: int,
     dtype: torch.dtype = torch.float32,
     batch_rows: int = 64,
+    teacher: Teacher | None = None,
 ) -> Lesson:
     """What trains the base on labels, tags, questions or texts that are alike; the form of the examples says which.
 
     Rows have at most `context` tokens. `batch_rows`: how many rows make a step, for texts of a length are read
-    together. Of texts that are alike a row of the run is a group of `settings.group` pairs. The model's trunk is the
-    base's own memory.
+    together. Of texts that are alike a row of the run is a group of `settings.group` pairs. `teacher`: a larger model
+    that has learned the same labels. The model's trunk is the base's own memory.
 
     Raises UserError where the examples are of a form that no head learns, or there is nothing to tell apart.
     """
@@ -48,6 +50,8 @@ def lesson(
     if len(kinds) != 1:
         raise UserError("the examples are of several forms" if kinds else "there are no examples to learn from")
     if similar := [one for one in bodies if isinstance(one, Similar)]:
+        if teacher is not None:
+            raise UserError("teacher: teaches labels, and these texts are alike")
         return _alike(base, tokenizer, similar, settings, context, seed, dtype)
     prepared = _prepared(base, tokenizer, bodies, settings, context)
     task = prepared.task
@@ -59,9 +63,15 @@ def lesson(
         # A pooler that the base brings does not learn either, but it is little work beside the trunk.
         vectors = read_vectors(model, prepared.framed, dtype) if task.kind == "text" else None
     by_token = task.kind == "token"
-    source = TaskRows(prepared.framed, prepared.targets, prepared.numbers, batch_rows, seed, by_token, vectors)
+    objective, taught = objective_of(task, dtype), None
+    if teacher is not None:
+        read = [text_of(one) for one in (bodies[number] for number in prepared.numbers) if isinstance(one, Label)]
+        taught = teacher_scores(teacher, read, task)
+        objective = TextClass(dtype, settings.teacher_share, settings.teacher_temperature)
+    numbers = prepared.numbers
+    source = TaskRows(prepared.framed, prepared.targets, numbers, batch_rows, seed, by_token, vectors, taught)
     metrics = {"rows": len(source), "labels": task.scores}
-    return Lesson(model, source, objective_of(task, dtype), prepared.count, +prepared.left_out, metrics, new)
+    return Lesson(model, source, objective, prepared.count, +prepared.left_out, metrics, new)
 
 
 def objective_of(task: TaskConfig, dtype: torch.dtype = torch.float32) -> Objective:

@@ -1,6 +1,7 @@
 """What heads learn: one equation each, summed over what a batch asks for.
 
     class      -log softmax(s)[y]                                   of texts, and of tokens that carry a tag
+    taught     (1 - share) class + share T^2 KL(softmax(t / T), softmax(s / T))   t: a teacher's (arXiv:1503.02531)
     several    -mean over labels of log sigmoid(s), or log sigmoid(-s) where a label does not hold
     number     ((s - y) / scale)^2                                  in units of the targets' standard deviation
     span       -(log softmax(start)[b] + log softmax(end)[e]) / 2   over a row's real tokens (arXiv:1606.05250)
@@ -87,17 +88,26 @@ def _count(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TextClass:
-    """One label of a text; a metric: how often it was right."""
+    """One label of a text, as it is known and as a teacher holds it likely; a metric: how often it was right."""
 
     dtype: torch.dtype = torch.float32
     """Of activations and matrix products."""
+    share: float = 0.0
+    """Of the loss that is the teacher's."""
+    temperature: float = 1.0
+    """What its scores, and the model's own beside them, are divided by."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Loss over the texts."""
         model, batch, scores = _read_texts(model, batch, self.dtype)
         targets = batch.targets[:, 0]
         right = (scores.argmax(-1) == targets).float().sum()
-        return Loss(F.cross_entropy(scores, targets, reduction="sum"), _count(targets), {"accuracy": right})
+        loss = F.cross_entropy(scores, targets, reduction="sum")
+        if batch.taught is not None:
+            wanted, found = ((one / self.temperature).log_softmax(-1) for one in (batch.taught, scores))
+            soft = F.kl_div(found, wanted, log_target=True, reduction="sum")
+            loss = (1 - self.share) * loss + self.share * self.temperature**2 * soft
+        return Loss(loss, _count(targets), {"accuracy": right})
 
 
 @dataclass(frozen=True)

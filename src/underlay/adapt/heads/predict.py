@@ -75,7 +75,7 @@ def predict_labels(
     else, or a text is empty and there is no mark to stand for it.
     """
     task = _task(model, "labels of texts", lambda task: task.kind == "text" and not task.number)
-    scores = _text_scores(model, tokenizer, texts, context, log)
+    scores = text_label_scores(model, tokenizer, texts, context, log)
     shares = scores.sigmoid() if task.several else scores.softmax(-1)
     guesses = []
     for row in shares.tolist():
@@ -95,7 +95,7 @@ def predict_values(
 ) -> list[float]:
     """Numbers of texts, in the units of what was learned from; otherwise as `predict_labels`."""
     _task(model, "numbers of texts", lambda task: task.number)
-    values: list[float] = _text_scores(model, tokenizer, texts, context, log)[:, 0].tolist()
+    values: list[float] = text_label_scores(model, tokenizer, texts, context, log)[:, 0].tolist()
     return values
 
 
@@ -204,9 +204,14 @@ def read_vectors(model: Model, framed: Sequence[Framed], dtype: torch.dtype = to
 
 
 @torch.no_grad()
-def _text_scores(
-    model: Model, tokenizer: Tokenizer, texts: Sequence[Text], context: int | None, log: Callable[[str], None]
+def text_label_scores(
+    model: Model,
+    tokenizer: Tokenizer,
+    texts: Sequence[Text],
+    context: int | None = None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Tensor:
+    """Scores (texts, labels) float32 of a head for texts, on the CPU; otherwise as `predict_labels`."""
     framed, cut = frame_texts(model, tokenizer, texts, context)
     if cut:
         log(f"{cut} of {len(texts)} texts: {CUT}")

@@ -45,6 +45,8 @@ class TaskBatch(Batch):
     """(queries, candidates) bool: which candidates a query is told apart from, where likeness is learned."""
     vectors: Tensor | None = None
     """(batch, width): what the head reads of each text, where the trunk does not learn and has read them before."""
+    taught: Tensor | None = None
+    """(batch, labels) float32: the scores that a teacher gives each text, where there is one."""
 
 
 class Ragged:
@@ -121,16 +123,17 @@ class TaskRows:
         seed: int,
         by_token: bool = False,
         vectors: Tensor | None = None,
+        taught: Tensor | None = None,
     ) -> None:
         """targets: lists of one length, or numbers, (rows,) float32; `by_token`: lists as long as their rows, with
         `NO_TARGET` where nothing is learned. numbers: which example each row is of. `batch_rows`: how many rows make
-        a step. vectors: (rows, width), as in `TaskBatch`.
+        a step. vectors: (rows, width), and taught: (rows, labels), as in `TaskBatch`.
         """
         self.texts = Texts(framed)
         self.order = Order(self.texts.tokens.lengths, batch_rows, seed)
         self._numbers = targets if isinstance(targets, np.ndarray) else None
         self._targets = None if isinstance(targets, np.ndarray) else Ragged(targets)
-        self._by_token, self._vectors, self._examples = by_token, vectors, numbers
+        self._by_token, self._vectors, self._taught, self._examples = by_token, vectors, taught, numbers
 
     def __len__(self) -> int:
         return len(self.texts.tokens.lengths)
@@ -143,7 +146,7 @@ class TaskRows:
         """The samples first, first + 1, ...: (count, time), padded to the longest of them."""
         rows = self.order.rows(first, count)
         tokens, present, types = self.texts.padded(rows)
-        vectors = None if self._vectors is None else self._vectors[torch.from_numpy(rows)]
+        vectors, taught = (one if one is None else one[torch.from_numpy(rows)] for one in (self._vectors, self._taught))
         values = weights = None
         if self._targets is None:
             assert self._numbers is not None
@@ -160,6 +163,7 @@ class TaskRows:
             types=types,
             values=values,
             vectors=vectors,
+            taught=taught,
         )
 
 

@@ -21,6 +21,11 @@ Text = str | tuple[str, str]
 """A text, or a pair of them."""
 
 
+def text_of(label: Label) -> Text:
+    """The text of a label, or its pair of texts."""
+    return label.text if label.second is None else (label.text, label.second)
+
+
 def frame_texts(
     model: Model, tokenizer: Tokenizer, texts: Sequence[Text], context: int | None = None
 ) -> tuple[list[Framed | None], int]:
@@ -53,8 +58,7 @@ def label_texts(
     nothing to tell apart, or where a text should have one label and has not.
     """
     labels = list(labels)
-    texts: list[Text] = [one.text if one.second is None else (one.text, one.second) for one in labels]
-    framed, cut = frame_texts(model, tokenizer, texts, context)
+    framed, cut = frame_texts(model, tokenizer, [text_of(one) for one in labels], context)
     left_out = Counter({EMPTY: framed.count(None), CUT: cut})
     kept = [number for number, text in enumerate(framed) if text is not None]
     if not kept:
