@@ -4,6 +4,8 @@ The blocks that stay are spread evenly over the old ones, the first and the last
 stay as they are. What comes out says little that makes sense before it has learned.
 """
 
+import re
+
 import torch
 
 from underlay.errors import UserError
@@ -33,12 +35,7 @@ def shortened(model: Model, depth: int) -> Model:
         small = blank(config)
     state = {}
     for name, _ in small.named_parameters():
-        head, _, rest = name.partition(".")
-        if head == "blocks":
-            place, _, rest = rest.partition(".")
-            name_before = f"blocks.{kept[int(place)]}.{rest}"
-        else:
-            name_before = name
-        state[name] = parts[name_before].detach()
+        before = re.sub(r"^blocks\.(\d+)", lambda found: f"blocks.{kept[int(found[1])]}", name)
+        state[name] = parts[before].detach()
     small.load_state_dict(state, assign=True)
     return small.requires_grad_(True)

@@ -22,18 +22,20 @@ POOL = [
 
 
 def near(text: str) -> list[float]:
-    return TfIdf([case.input for case in POOL]).likeness(text)
+    found: list[float] = TfIdf([case.input for case in POOL]).likeness([text])[0].tolist()
+    return found
 
 
 def test_a_texts_likeness_is_worked_out_by_hand() -> None:
     # Three texts; "a" stands in two, "b" in one: idf 1 + ln(4/3) and 1 + ln(4/2).
-    found = TfIdf(["a b", "a", "c"]).likeness("A, b!")
+    found = TfIdf(["a b", "a", "c"]).likeness(["A, b!"])[0]
     one, two = 1 + torch.tensor(4 / 3).log(), 1 + torch.tensor(2.0).log()
     assert found == pytest.approx([1.0, float(one / (one**2 + two**2).sqrt()), 0.0])
-    assert TfIdf(["a"]).likeness("") == [0.0]
+    assert TfIdf(["a"]).likeness([""]).tolist() == [[0.0]]
+    assert TfIdf(["", "?"]).likeness(["a"]).tolist() == [[0.0, 0.0]]
     # A word that stands twice weighs 1 + ln 2 times as much, not twice.
     twice = 1 + torch.tensor(2.0).log()
-    assert TfIdf(["a a b"]).likeness("a") == pytest.approx([float(twice / (twice**2 + 1).sqrt())])
+    assert TfIdf(["a a b"]).likeness(["a"])[0] == pytest.approx([float(twice / (twice**2 + 1).sqrt())])
 
 
 def test_the_nearest_finds_the_duplicate_and_shows_it_last() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from underlay.adapt.prompting.cases import Case
@@ -50,8 +52,7 @@ def select(
     """
     if not shots:
         return [[] for _ in queries]
-    if how == "nearest":
-        likeness = _likeness(pool, queries, vectors)
+    likeness = _likeness(pool, queries, vectors) if how == "nearest" else None
     chosen = []
     for number, query in enumerate(queries):
         others = [place for place, one in enumerate(pool) if one.input != query.input]
@@ -59,8 +60,9 @@ def select(
             _chance(seed, query.input).shuffle(others)
         if how == "balanced":
             others = _in_turns(pool, others)
-        if how == "nearest":
-            others.sort(key=lambda place: -likeness[number][place])
+        if likeness is not None:
+            row = likeness[number]
+            others.sort(key=lambda place: -row[place])
         if len(others) < shots:
             raise UserError(
                 f"{shots} demonstrations are wanted, and there are {len(others)} beside the input itself; "
@@ -84,12 +86,11 @@ def orders(shown: Sequence[Case], count: int, seed: int) -> list[list[Case]]:
     return found
 
 
-def _likeness(pool: Sequence[Case], queries: Sequence[Case], vectors: Embedder | None) -> Sequence[Sequence[float]]:
+def _likeness(pool: Sequence[Case], queries: Sequence[Case], vectors: Embedder | None) -> NDArray[np.float32]:
+    asked, known = ([case.input for case in cases] for cases in (queries, pool))
     if vectors is None:
-        known = TfIdf([case.input for case in pool])
-        return [known.likeness(query.input) for query in queries]
-    near: list[list[float]] = (vectors([q.input for q in queries]) @ vectors([c.input for c in pool]).T).tolist()
-    return near
+        return TfIdf(known).likeness(asked)
+    return (vectors(asked) @ vectors(known).T).numpy()
 
 
 def _in_turns(pool: Sequence[Case], order: Sequence[int]) -> list[int]:
