@@ -23,14 +23,14 @@ from underlay.evaluate.curve import Ink, Rows, draw_loss, share_x, strip
 
 WIDTHS = {"wide": 8.6, "narrow": 3.6}
 """Inches (of 96 CSS pixels) that a figure is drawn for."""
-_INK = Ink("#010101", "#010102", "#010103", "#010104", "#010105", "#010106")
+INK = Ink("#010101", "#010102", "#010103", "#010104", "#010105", "#010106")
 _VARIABLES = {
-    _INK.text: "ink",
-    _INK.muted: "muted",
-    _INK.line: "line",
-    _INK.model: "model",
-    _INK.other: "other",
-    _INK.wrong: "bad",
+    INK.text: "ink",
+    INK.muted: "muted",
+    INK.line: "line",
+    INK.model: "model",
+    INK.other: "other",
+    INK.wrong: "bad",
 }
 
 
@@ -52,24 +52,24 @@ def loss_curve(name: str, steps: Rows, tie: tuple[str, float] | None = None, eva
     name: unique among the page's figures; tie: label and height of a line to compare with. Returns SVG a width.
     """
 
-    def draw(figure: Figure, width: float) -> None:
+    def drawn(figure: Figure, width: float) -> None:
         left, right = 0.36 / width, 1 - 0.42 / width
         grid = figure.add_gridspec(3, 1, height_ratios=[6, 1.2, 1.2], hspace=0.42, left=left, right=right)
         grid.update(top=1 - 0.26 / figure.get_figheight(), bottom=0.4 / figure.get_figheight())
         top, rate, norm = (figure.add_subplot(grid[row]) for row in range(3))
-        draw_loss(top, steps, evaluations, _INK, tie)
-        strip(rate, steps, "rate", "learning rate, share of its peak", _INK)
-        strip(norm, steps, "norm", "gradient norm", _INK)
+        draw_loss(top, steps, evaluations, INK, tie)
+        strip(rate, steps, "rate", "learning rate, share of its peak", INK)
+        strip(norm, steps, "norm", "gradient norm", INK)
         share_x((top, rate, norm), steps, 8 if width > 5 else 4)
         norm.set_xlabel("tokens read")
 
-    return _draw(name, draw, {"wide": 4.8, "narrow": 4.3})
+    return draw(name, drawn, {"wide": 4.8, "narrow": 4.3})
 
 
 def heldout_scatter(name: str, points: Sequence[Point]) -> dict[str, str]:
     """Each held-out file: bits per byte of the model over those of xz, with the line where the two are equal."""
 
-    def draw(figure: Figure, width: float) -> None:
+    def drawn(figure: Figure, width: float) -> None:
         height = figure.get_figheight()
         axes = figure.add_axes((0.36 / width, 0.46 / height, 1 - 0.5 / width, 1 - 0.78 / height))
         low_x, high_x = _range([point.xz for point in points])
@@ -78,22 +78,22 @@ def heldout_scatter(name: str, points: Sequence[Point]) -> dict[str, str]:
         high_y, low_y = max(high_y, min(high_x, low_x + (high_x - low_x) * 0.4)), min(low_y, low_x)
         axes.set(xlim=(low_x, high_x), ylim=(low_y, high_y))
         ends = [min(low_x, low_y), max(high_x, high_y)]
-        axes.fill_between(ends, ends, [ends[0]] * 2, color=_INK.model, alpha=0.06, linewidth=0)
-        axes.plot(ends, ends, color=_INK.other, linewidth=1.2, dashes=(4, 3))
+        axes.fill_between(ends, ends, [ends[0]] * 2, color=INK.model, alpha=0.06, linewidth=0)
+        axes.plot(ends, ends, color=INK.other, linewidth=1.2, dashes=(4, 3))
         largest = max((point.bytes for point in points), default=1)
         area = [14 + 170 * point.bytes / max(1, largest) for point in points]
         x, y = [point.xz for point in points], [point.model for point in points]
-        axes.scatter(x, y, s=area, color=_INK.model, alpha=0.55, linewidths=0)
+        axes.scatter(x, y, s=area, color=INK.model, alpha=0.55, linewidths=0)
         _label(axes, points, area)
-        axes.set_title("model, bits per byte", loc="left", x=0, fontsize=9, color=_INK.muted)
+        axes.set_title("model, bits per byte", loc="left", x=0, fontsize=9, color=INK.muted)
         axes.set_xlabel("xz -9e, bits per byte")
         edge = min(high_x, high_y)
         away, side = ((-7, -6), "right") if edge == high_x else ((6, -9), "left")
-        axes.annotate("equal", (edge, edge), away, textcoords="offset points", ha=side, va="center", color=_INK.other)
+        axes.annotate("equal", (edge, edge), away, textcoords="offset points", ha=side, va="center", color=INK.other)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6 if width > 5 else 5))
 
-    return _draw(name, draw, {"wide": 4.4, "narrow": 3.6})
+    return draw(name, drawn, {"wide": 4.4, "narrow": 3.6})
 
 
 def funnel_bars(rows: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:
         ):
             box = (left, bottom, left + wide, bottom + 12)
             inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
-            if inside and not any(_meet(box, other) for other in taken):
+            if inside and not any(meet(box, other) for other in taken):
                 taken.append(box)
                 axes.annotate(
                     name, (points[index].xz, points[index].model), (left + wide / 2 - x, bottom + 6 - y),
@@ -158,7 +158,7 @@ def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:
                 break
 
 
-def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
     """Whether two boxes (left, bottom, right, top) overlap."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
@@ -169,17 +169,18 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - room), high + room
 
 
-def _draw(name: str, draw: Callable[[Figure, float], None], heights: dict[str, float]) -> dict[str, str]:
+def draw(name: str, drawn: Callable[[Figure, float], None], heights: dict[str, float]) -> dict[str, str]:
+    """A figure as SVG, by width; `drawn` fills it, `heights` are in inches, `name` is unique among the page's."""
     pictures = {}
     for size, width in WIDTHS.items():
         with (
-            mpl.rc_context({**_INK.settings(), "svg.fonttype": "none", "svg.hashsalt": f"{name}-{size}"}),
+            mpl.rc_context({**INK.settings(), "svg.fonttype": "none", "svg.hashsalt": f"{name}-{size}"}),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", UserWarning)  # glyphs that matplotlib's own font lacks: the page has them
             # A figure's inch is 72 points, the page's 96 pixels: the browser makes the one the other.
             figure = Figure(figsize=(width, heights[size]), dpi=72)
-            draw(figure, width)
+            drawn(figure, width)
             file = io.StringIO()
             nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
             figure.savefig(file, format="svg", transparent=True, metadata=nothing)

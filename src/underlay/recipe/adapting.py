@@ -225,6 +225,7 @@ def adapt_recipe(
     settings: Mapping[str, Any],
     name: str,
     assignments: Sequence[str] = (),
+    seed: int = 0,
 ) -> Recipe:
     """The stage that adapts a model by examples.
 
@@ -246,7 +247,7 @@ def adapt_recipe(
         paced = {"optimizer": _PACE["rewarded"][method], **_BATCH["labelled"]}
         train = {"steps": 100, "context": context, "outliers": None, **paced}
     stage = {"verb": "adapt", **settings, **roles, "train": {**train, **settings.get("train", {})}}
-    return make_recipe({"name": name, "stages": {"adapt": stage}}, "adapt", assignments)
+    return make_recipe({"name": name, "seed": seed, "stages": {"adapt": stage}}, "adapt", assignments)
 
 
 _LONGEST_ROW, _LONGEST_TEXT = 1024, 256

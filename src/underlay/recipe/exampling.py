@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from underlay.adapt.examples import Conversation, Example, Examples, fingerprint, read_examples, write_examples
 from underlay.adapt.pairs import find_pairs
@@ -13,9 +14,9 @@ from underlay.text import Message
 
 
 def make_examples(job: Job) -> None:
-    """Read files, or take pairs out of a corpus."""
+    """Read files, take pairs out of a corpus, or do a task with other examples."""
     settings: stages.ExamplesStage = job.settings
-    if settings.corpus is None:
+    if settings.source:
         reading = read_examples(settings, job.progress)
         if gone := reading.left_out.counts.total():
             job.log(f"{gone:,} records left out; `underlay library show` tells why, and where")
@@ -26,15 +27,19 @@ def make_examples(job: Job) -> None:
             "columns_not_read": sorted(reading.unread),
         }
         found = reading.examples
-    else:
+    elif settings.corpus:
         found = list(_taken(job))[: settings.limit]
+    else:
+        found = list(Examples(job.folder("examples")))[: settings.limit]
+    if settings.task is not None:
+        found = [replace(one, body=settings.task.conversation(one, worked=True)) for one in found]
     _describe(job, write_examples(found, job.draft.folder), found)
 
 
 def which_files(settings: Config) -> dict[str, str]:
     """The files that are read, as a hash."""
     assert isinstance(settings, stages.ExamplesStage)
-    return {"source_sha256": fingerprint(settings)} if settings.corpus is None else {}
+    return {"source_sha256": fingerprint(settings)} if settings.source else {}
 
 
 def _taken(job: Job) -> Iterator[Example]:

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from underlay.adapt.examples import ExamplesConfig
+from underlay.adapt.ladder import RungName
 from underlay.adapt.lora import LoraConfig
 from underlay.adapt.pairs import PairKind
+from underlay.adapt.prompting import Task, read_task
 from underlay.config import Config, quantity
 from underlay.data import (
     ClassifierConfig,
@@ -26,6 +28,10 @@ from underlay.train import TrainConfig
 from underlay.train.record import RecorderName
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+TaskSettings = Annotated[Task, BeforeValidator(lambda given: read_task(given) if isinstance(given, str) else given)]
+"""A task, or where it stands."""
 
 
 class Stage(Config):
@@ -114,16 +120,55 @@ class ExamplesStage(Stage, ExamplesConfig):
     """`functions` (signature and docstring -> body), `passages` (prose -> how it goes on), or what the corpus has."""
     dataset: str | None = None
     """What was packed from the corpus: the documents held out there are left out."""
+    examples: str | None = None
+    """Take them from these, in the place of `source`."""
+    task: TaskSettings | None = None
+    """Write them as conversations in which this task is done: a task, a YAML file that holds one, or a ready one;
+    where the way to an answer is known, it is shown."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.corpus is None) == (not self.source):
-            raise ValueError("set either source or corpus")
+        if (self.corpus is not None) + (self.examples is not None) + bool(self.source) != 1:
+            raise ValueError("set one of source, corpus and examples")
         of_corpus = self.model_fields_set & {"pairs", "dataset"}
         of_files = self.model_fields_set & ExamplesConfig.model_fields.keys() - {"source", "limit"}
-        if stray := sorted(of_corpus if self.corpus is None else of_files):
-            raise ValueError(f"{stray[0]}: only with {'corpus' if self.corpus is None else 'source'}")
+        if self.corpus is None and of_corpus:
+            raise ValueError(f"{sorted(of_corpus)[0]}: only with corpus")
+        if not self.source and of_files:
+            raise ValueError(f"{sorted(of_files)[0]}: only with source")
+        if self.examples is not None and self.task is None:
+            raise ValueError("examples: say which task is to be done in them, as task")
         return self
+
+
+class LadderStage(Stage):
+    """Compare ways to adapt models to one task: those that touch no weights are gone here, others were before."""
+
+    verb: Literal["ladder"] = "ladder"
+    models: dict[Name, str]
+    """The models to adapt, each under a name."""
+    trained: dict[Name, str] = Field(default={})
+    """What was adapted from them, each under `MODEL.RUNG.SEED`."""
+    adapters: dict[Name, str] = Field(default={})
+    """The same for adapters."""
+    examples: str
+    """What was learned from, and what demonstrations are chosen from."""
+    test: str
+    """Examples that are measured on."""
+    task: TaskSettings
+    """What is to be done: a task, a YAML file that holds one, or a ready one."""
+    rungs: tuple[RungName, ...] = ("majority", "tfidf", "prompt", "few_shot", "chain_of_thought", "self_consistency")
+    """The ways to go here."""
+    seeds: int = Field(default=3, gt=0)
+    """How often ways are gone in which chance plays a part."""
+    shots: int = Field(default=8, gt=0)
+    """Demonstrations of a prompt."""
+    votes: int = Field(default=5, gt=1)
+    """Answers that vote, for self-consistency."""
+    limit: int | None = Field(default=None, gt=0)
+    """Measure on so many of the test's examples, chosen by their hashes."""
+    left_out: dict[str, str] = Field(default={})
+    """Ways that are not gone, and why; for who reads the report."""
 
 
 class PretrainStage(Stage):
@@ -348,6 +393,7 @@ AnyStage = Annotated[
     | PretrainStage
     | AdaptStage
     | MergeStage
+    | LadderStage
     | QuantiseStage
     | EvaluateStage
     | TraceStage

@@ -23,6 +23,7 @@ from underlay.recipe.job import Job
 from underlay.recipe.reading import read_in_rows
 from underlay.text import Tokenizer
 from underlay.train import CausalLM, Objective, Onlookers, Outcome, Source, TrainConfig, stable, train
+from underlay.train.memory import PeakMemory
 from underlay.train.record import Recorder, recorders, run_title
 
 CURVE = "loss.png"
@@ -91,12 +92,14 @@ def trained(
     train_config: TrainConfig = job.settings.train.over(rows)
     _take_up(replace(job, settings=job.settings.model_copy(update={"train": train_config})))
     scratch, progress, log, world = job.draft.scratch, job.progress, job.log, job.world
+    memory = PeakMemory(world.device)
     outcome = train(model, objective, source, train_config, scratch, progress, log, chance, work, onlookers, world)
     if not world.leads:
         return None
     save(outcome)
     tokenizer.save(job.draft.folder)
     _describe_training(job, outcome, model.config, work)
+    job.draft.metrics["peak_memory"] = memory.bytes()
     return outcome
 
 

@@ -24,6 +24,7 @@ from underlay.models.storage import load_decoder
 from underlay.recipe import stages
 from underlay.recipe.adapting import adapt, files_beside, merge_adapter, with_head
 from underlay.recipe.carding import make_card
+from underlay.recipe.comparing import compare as compare_ways
 from underlay.recipe.exampling import make_examples, which_files
 from underlay.recipe.job import Job, Verb
 from underlay.recipe.quantising import quantise
@@ -222,7 +223,12 @@ VERBS: Mapping[str, Verb] = {
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
-    "examples": Verb("examples", {"corpus": "corpus", "dataset": "dataset"}, make_examples, outside=which_files),
+    "examples": Verb(
+        "examples",
+        {"corpus": "corpus", "dataset": "dataset", "examples": "examples"},
+        make_examples,
+        outside=which_files,
+    ),
     "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
     "adapt": Verb(
         "model",
@@ -240,6 +246,11 @@ VERBS: Mapping[str, Verb] = {
         trains=True,
         outside=files_beside,
         instead=_makes_adapter,
+    ),
+    "ladder": Verb(
+        "report",
+        {"models": "model", "trained": "model", "adapters": "adapter", "examples": "examples", "test": "examples"},
+        compare_ways,
     ),
     "merge": Verb("model", {"model": "model", "adapter": "adapter"}, merge_adapter, seeded=True),
     "quantise": Verb("model", {"model": "model", "dataset": "dataset", "corpus": "corpus"}, quantise, seeded=True),

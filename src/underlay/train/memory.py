@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -30,6 +31,31 @@ def give_back_freed_memory() -> bool:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     return trim is not None and bool(trim(0))
+
+
+class PeakMemory:
+    """The most memory that is held from now on: of the GPU by this process, else by the whole process, in bytes."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device if device is not None and device.type == "cuda" else None
+        if self._device is not None:
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        give_back_freed_memory()  # what was used before is none of this peak's
+        try:
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
+            self._known = True
+        except OSError:  # only Linux has it, and not every container lets it be written
+            self._known = False
+
+    def bytes(self) -> int | None:
+        """The peak so far; None where the system does not tell."""
+        if self._device is not None:
+            return torch.cuda.max_memory_allocated(self._device)
+        if not self._known:
+            return None
+        status = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")), None)
 
 
 def forget_gradients(model: nn.Module, device: torch.device) -> None:

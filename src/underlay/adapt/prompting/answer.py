@@ -8,6 +8,7 @@ several times, and vote.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,11 +88,12 @@ def answer(
     chosen = select(settings.selector, pool, cases, shots, settings.seed, vectors)
     shown = [orders(some, settings.orders, settings.seed) for some in chosen]
     asking = _Asking(engine, task, settings, begin)
-    direct = (
-        asking.compared(cases, shown, progress) if asking.compares else asking.written(cases, shown, False, progress)
-    )
-    if settings.reasoning == "none":
-        return direct
+    direct = None
+    if settings.reasoning == "none" or settings.direct:
+        how = asking.compared if asking.compares else partial(asking.written, reasoning=False)
+        direct = how(cases, shown, progress=progress)
+        if settings.reasoning == "none":
+            return direct
     found = asking.written(cases, shown, True, progress)
     return Answers(found.predictions, found.left_out, direct)
 

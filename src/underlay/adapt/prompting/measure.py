@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from underlay.adapt.examples import Example
 from underlay.adapt.heads.measures import answer_f1, macro_f1
-from underlay.adapt.prompting.answer import Answers
+from underlay.adapt.prompting.answer import Answers, Prediction
 from underlay.adapt.prompting.cases import Case
 from underlay.adapt.prompting.comparing import fields_right, number_in, rouge_l, same_form
 from underlay.adapt.prompting.task import Task
@@ -53,8 +53,23 @@ def measure(task: Task, answers: Answers, examples: Iterable[Example]) -> dict[s
     return figures
 
 
-def wilson(right: int, count: int) -> Figure:
-    """A share with Wilson's interval."""
+def score_each(task: Task, predictions: Iterable[Prediction], cases: Iterable[Case]) -> list[float]:
+    """How right each answer is, from 0 to 1: right or not, but for `squad` and `rouge_l`, which see parts."""
+    partly = {"squad": lambda case, found: answer_f1(case.outputs, found), "rouge_l": _rouge}.get(task.scored_by)
+    scores = []
+    for case, one in zip(cases, predictions, strict=True):
+        if partly is not None and one.answer is not None:
+            scores.append(float(partly(case, one.answer)))
+        else:
+            scores.append(float(_is_right(task, case, one.answer)))
+    return scores
+
+
+def wilson(right: float, count: int) -> Figure:
+    """A share with Wilson's interval; of a mean of scores between 0 and 1 it is never too narrow.
+
+    right: the number, or the sum of scores.
+    """
     assert 0 <= right <= count > 0
     share, z2 = right / count, _Z**2 / count
     middle = (share + z2 / 2) / (1 + z2)
@@ -92,6 +107,10 @@ def _figures(task: Task, answers: Answers, cases: Sequence[Case]) -> dict[str, F
             len(sure), lambda some: calibration_error([sure[i][0] for i in some], [sure[i][1] for i in some])
         )
     return figures
+
+
+def _rouge(case: Case, found: str) -> float:
+    return max(rouge_l(output, found) for output in case.outputs)
 
 
 def _is_right(task: Task, case: Case, found: str | None) -> bool:
@@ -144,6 +163,6 @@ _SCORERS: dict[str, _Scorer] = {
     "exact": _share("exact"),
     "number": _share("number"),
     "squad": _mean("squad_f1", lambda case, one: answer_f1(case.outputs, one)),
-    "rouge_l": _mean("rouge_l", lambda case, one: max(rouge_l(output, one) for output in case.outputs)),
+    "rouge_l": _mean("rouge_l", _rouge),
     "json": _json,
 }

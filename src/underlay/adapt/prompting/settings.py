@@ -28,7 +28,9 @@ class PromptSettings(Config):
     reasoning: Reasoning = "none"
     """`worked`: demonstrations show the way to their answers (arXiv:2201.11903); `step_by_step`: the model is led to
     think, then asked for the answer (arXiv:2205.11916); `least_to_most`: it first names simpler questions, then answers
-    them in turn (arXiv:2205.10625). The direct answer is always given beside it."""
+    them in turn (arXiv:2205.10625). Look at the direct answers as well: small models often do better without."""
+    direct: bool = True
+    """Where answers are reasoned for: whether those without are given beside them."""
     votes: int = Field(default=1, gt=0)
     """How many answers are sampled, of which the most frequent is taken (self-consistency, arXiv:2203.11171)."""
     temperature: float | None = Field(default=None, ge=0)

@@ -115,7 +115,9 @@ class Task(Config):
     demonstrations: tuple[Demonstration, ...] = ()
     """Examples of how it is done, to be shown."""
     examples: ExamplesConfig | None = None
-    """Where more are, to choose from."""
+    """Where more are, to choose from, and to learn from."""
+    test: ExamplesConfig | None = None
+    """Examples that are only measured on."""
     shots: int | None = Field(default=None, ge=0)
     """How many demonstrations are shown; by default all that stand here, of files none."""
     decoding: Decoding = Decoding()
@@ -168,12 +170,15 @@ class Task(Config):
         read = [self.case(example) for example in read_examples(self.examples).examples]
         return shown + [case for case in read if case.outputs]
 
-    def conversation(self, example: Example) -> Conversation:
-        """The task, done right, to learn from. Raises UserError where the example has no answer."""
+    def conversation(self, example: Example, worked: bool = False) -> Conversation:
+        """The task, done right, to learn from; worked: with the way to the answer, where that is known.
+
+        Raises UserError where the example has no answer.
+        """
         case = self.case(example)
         if not case.outputs:
             raise UserError(f"{case.where}: has no answer to learn from")
-        return Conversation((*self.prompt(case), Message("assistant", case.outputs[0])))
+        return Conversation((*self.prompt(case), Message("assistant", self._answer(case, worked))))
 
     def prompt(self, case: Case, demonstrations: Sequence[Case] = (), worked: bool = False) -> tuple[Message, ...]:
         """The turns to which the model is to reply: demonstrations as if it had done them, then the case.
