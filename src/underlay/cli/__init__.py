@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from underlay import __version__
 from underlay.cli import (
     adapt,
+    attack,
     card,
     curate,
     data,
@@ -91,6 +92,7 @@ for module in (
     card,
     data,
     adapt,
+    attack,
     prompt,
     ladder,
     quantise,

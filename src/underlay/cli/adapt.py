@@ -42,6 +42,14 @@ def adapt(
     heldout: Annotated[
         list[str] | None, typer.Option("--heldout", metavar="FILE", help="Examples that are only measured on.")
     ] = None,
+    robust: Annotated[
+        list[str] | None,
+        typer.Option("--robust", metavar="KIND", help="Learn to withstand spelling, paraphrase, gradient; repeatable."),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option("--attack", metavar="KIND", help="Measure what is held out under such an attack; repeatable."),
+    ] = None,
     reward: Annotated[
         str | None,
         typer.Option(help="What answers are worth, with grpo and ppo: parses, matches, FILE.py:function, or a model."),
@@ -82,7 +90,8 @@ def adapt(
     shelf = open_library(library)
     base = shelf.find(model, "model")
     settings: dict[str, Any] = {"method": "full" if method == "head" else method}
-    given = {"adapter": adapter, "template": template, "objective": objective, "teacher": teacher}
+    given: dict[str, Any] = {"adapter": adapter, "template": template, "objective": objective, "teacher": teacher}
+    given |= {"robust": robust, "attack": attack}
     settings |= {key: value for key, value in given.items() if value is not None}
     if method == "head":
         if objective not in (None, "head"):

@@ -36,6 +36,7 @@ from underlay.recipe.objectives import (
 )
 from underlay.recipe.reading import read_in_examples
 from underlay.recipe.recipe import Recipe, make_recipe
+from underlay.recipe.robustness import hardened, under_attack
 from underlay.recipe.training import recorders_of, trained
 from underlay.text import Tokenizer
 from underlay.text.files import TOKENIZER
@@ -75,13 +76,14 @@ def adapt(job: Job) -> None:
     start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
     if settings.method == "lora" and not with_head(settings):
         attach(model, settings.lora, job.seed, train.dtype(), start)
-    lesson = teaching.lesson(model, split.learned, objective)
+    lesson = hardened(teaching.lesson(model, split.learned, objective), settings, objective, teaching, split.learned)
     if settings.method == "lora" and with_head(settings):
         attach(lesson.model, settings.lora, job.seed, train.dtype(), start, lesson.fresh)
     source = lesson.source
     out = "".join(f", {count:,} {reason}" for reason, count in lesson.left_out.items())
     job.log(f"{lesson.count:,} examples, to learn {objective.name}, in {len(source):,} rows{out}")
     measure = teaching.measure(lesson, split.heldout, objective, model) if split.heldout else None
+    measure = under_attack(measure, settings, lesson.model, teaching, split.heldout)
     if train.examine_steps and measure is None:
         raise UserError(
             "adapt.train.examine_steps: there are no examples to measure on; name some as heldout, or leave it out"

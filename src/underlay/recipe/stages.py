@@ -9,6 +9,7 @@ from underlay.adapt.ladder import RungName
 from underlay.adapt.lora import LoraConfig
 from underlay.adapt.pairs import PairKind
 from underlay.adapt.prompting import Task, read_task
+from underlay.adapt.robust import AttackSettings, RobustSettings
 from underlay.config import Config, quantity
 from underlay.data import (
     ClassifierConfig,
@@ -269,6 +270,11 @@ class AdaptStage(Stage):
     task, too, they are merged in the end."""
     lora: LoraConfig = LoraConfig()
     """Of the method lora."""
+    robust: RobustSettings = None
+    """What the model learns to withstand, beside clean inputs: a list of `spelling`, `paraphrase` and `gradient` will
+    do."""
+    attack: AttackSettings = None
+    """By what it is attacked on held-out texts with labels, to measure how it holds up; by default as `robust` says."""
     template: str | None = None
     """How conversations are written, for a tokenizer that does not know: `alpaca`, `chatml`, `llama3`, or a file."""
     record: tuple[RecorderName, ...] = ()
