@@ -28,9 +28,10 @@ def adapt(
         ),
     ],
     method: Annotated[
-        Literal["full", "lora", "head"],
+        Literal["full", "lora", "head", "soft_prompt", "prefix"],
         typer.Option(
-            help="full: change all weights; lora: learn small additions, an adapter; head: a head for a task alone."
+            help="full: change all weights; lora: learn small additions, an adapter; head: a head for a task alone; "
+            "soft_prompt, prefix: learn what stands before every conversation, an adapter too."
         ),
     ] = "full",
     objective: Annotated[
@@ -91,7 +92,7 @@ def adapt(
     base = shelf.find(model, "model")
     settings: dict[str, Any] = {"method": "full" if method == "head" else method}
     given: dict[str, Any] = {"adapter": adapter, "template": template, "objective": objective, "teacher": teacher}
-    given |= {"robust": robust, "attack": attack}
+    given |= {key: {"kinds": kinds} for key, kinds in (("robust", robust), ("attack", attack)) if kinds}
     settings |= {key: value for key, value in given.items() if value is not None}
     if method == "head":
         if objective not in (None, "head"):

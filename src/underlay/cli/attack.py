@@ -26,7 +26,7 @@ def attack(
         list[str] | None,
         typer.Option("--kind", metavar="KIND", help="spelling, paraphrase, gradient; repeatable, by default all."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Attack so many texts, the first.")] = 500,
+    limit: Annotated[int | None, typer.Option(min=1, help="Attack so many texts, evenly spaced among them.")] = 500,
     share: Annotated[float, typer.Option(help="Of the words of a text that may be misspelled.")] = 0.15,
     tries: Annotated[int, typer.Option(help="Misspellings of a word that are tried, and paraphrases of a text.")] = 8,
     epsilon: Annotated[float, typer.Option(help="How far embeddings are moved, as a share of their length.")] = 0.1,
@@ -39,7 +39,7 @@ def attack(
     A text holds up if the model is right about it and about every form of it that the attack tried.
     """
     from underlay.adapt.examples import ExamplesConfig, read_examples
-    from underlay.adapt.robust import KINDS, AttackConfig, victim_of
+    from underlay.adapt.robust import KINDS, AttackConfig, spread, victim_of
     from underlay.adapt.robust import attack as attack_all
     from underlay.config import parse
     from underlay.models.storage import load_model
@@ -48,8 +48,8 @@ def attack(
     given = {"kinds": kind or list(KINDS), "share": share, "tries": tries, "epsilon": epsilon, "texts": limit}
     settings = parse(AttackConfig, given, "attack")
     artifact = open_library(library).find(model, "model")
-    examples = read_examples(ExamplesConfig(source=tuple(data), limit=limit)).examples
-    victim = victim_of(load_model(artifact.folder), Tokenizer.load(artifact.folder), examples)
+    examples = read_examples(ExamplesConfig(source=tuple(data))).examples
+    victim = victim_of(load_model(artifact.folder), Tokenizer.load(artifact.folder), spread(examples, limit))
     found = attack_all(victim, settings, seed)
     if json_:
         figures = {name: one.accuracy for name, one in found.items()}

@@ -139,7 +139,9 @@ class Engine:
     def submit(self, request: Request) -> Handle:
         """Queue a request; it moves with every `step`. Raises ParameterError where it cannot be honoured."""
         self.check(request)
-        prompt = fitted(request, self.context, self.tokenizer.start)
+        return self._queue(request, fitted(request, self.context, self.tokenizer.start))
+
+    def _queue(self, request: Request, prompt: list[int]) -> Handle:
         stop_ids = self._stop_ids(request)
         constraint = request.constraint
         grammar = None if constraint is None else self._grammars.compile(constraint, stop_ids)

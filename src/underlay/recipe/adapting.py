@@ -36,7 +36,8 @@ from underlay.recipe.objectives import (
 )
 from underlay.recipe.reading import read_in_examples
 from underlay.recipe.recipe import Recipe, make_recipe
-from underlay.recipe.robustness import hardened, under_attack
+from underlay.recipe.robustness import Measure, hardened, under_attack
+from underlay.recipe.softening import is_soft, soft_lesson, soft_measure, write_soft
 from underlay.recipe.training import recorders_of, trained
 from underlay.text import Tokenizer
 from underlay.text.files import TOKENIZER
@@ -76,13 +77,22 @@ def adapt(job: Job) -> None:
     start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
     if settings.method == "lora" and not with_head(settings):
         attach(model, settings.lora, job.seed, train.dtype(), start)
-    lesson = hardened(teaching.lesson(model, split.learned, objective), settings, objective, teaching, split.learned)
+    if is_soft(settings):
+        lesson = soft_lesson(model, settings, teaching, split.learned)
+    else:
+        lesson = hardened(
+            teaching.lesson(model, split.learned, objective), settings, objective, teaching, split.learned
+        )
     if settings.method == "lora" and with_head(settings):
         attach(lesson.model, settings.lora, job.seed, train.dtype(), start, lesson.fresh)
     source = lesson.source
     out = "".join(f", {count:,} {reason}" for reason, count in lesson.left_out.items())
     job.log(f"{lesson.count:,} examples, to learn {objective.name}, in {len(source):,} rows{out}")
-    measure = teaching.measure(lesson, split.heldout, objective, model) if split.heldout else None
+    measure: Measure | None = None
+    if split.heldout and is_soft(settings):
+        measure = soft_measure(lesson, settings, teaching, split.heldout)
+    elif split.heldout:
+        measure = teaching.measure(lesson, split.heldout, objective, model)
     measure = under_attack(measure, settings, lesson.model, teaching, split.heldout)
     if train.examine_steps and measure is None:
         raise UserError(
@@ -106,6 +116,8 @@ def adapt(job: Job) -> None:
                 shutil.copytree(kept, folder / KEPT)
         if settings.method == "full":
             save_model(lesson.model, folder, weights)
+        elif is_soft(settings):
+            write_soft(lesson.model, folder, base.reference)
         elif with_head(settings):
             save_model(lesson.model, folder, folded(lesson.model, load_model(base.folder)))
         else:
@@ -156,6 +168,7 @@ def length_of(settings: stages.AdaptStage, objective: AnyObjective) -> TrainConf
     """
     train = settings.train
     ragged = not isinstance(objective, InstructObjective | DistilObjective) or settings.lora.base != "float"
+    ragged |= is_soft(settings)
     return train.model_copy(update={"compile": False}) if ragged and train.compile is None else train
 
 
@@ -240,7 +253,8 @@ def adapt_recipe(
     form, method = examples.manifest.metrics["form"], settings.get("method", "full")
     spoken = form in ("conversation", "preference", "judgement")
     context = min(load_config(model.folder).context, _LONGEST_ROW if spoken else _LONGEST_TEXT)
-    pace = dict(_PACE["spoken" if form == "conversation" else "preferred" if spoken else "labelled"][method])
+    kind = "spoken" if form == "conversation" else "preferred" if spoken else "labelled"
+    pace = dict(_PACE[kind].get(method, _SOFT_PACE))
     objective = settings.get("objective")
     if isinstance(objective, dict) and objective.get("frozen"):
         pace = {"muon": False, "adam_lr": 0.003}
@@ -265,3 +279,5 @@ _PACE: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "labelled": {"full": {"muon": False, "adam_lr": 0.0003}, "lora": {"adam_lr": 0.001}},
 }
 """How fast models learn by default."""
+_SOFT_PACE = {"muon": False, "adam_lr": 0.01}
+"""How fast learns what stands before conversations; it is little, and nothing else can give way."""

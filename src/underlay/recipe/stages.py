@@ -9,6 +9,7 @@ from underlay.adapt.ladder import RungName
 from underlay.adapt.lora import LoraConfig
 from underlay.adapt.pairs import PairKind
 from underlay.adapt.prompting import Task, read_task
+from underlay.adapt.prompting.soft import SoftSettings
 from underlay.adapt.robust import AttackSettings, RobustSettings
 from underlay.config import Config, quantity
 from underlay.data import (
@@ -24,7 +25,13 @@ from underlay.data import (
 )
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.families import DIALLED
-from underlay.recipe.objectives import DistilObjective, HeadObjective, ObjectiveSettings, ReinforceObjective
+from underlay.recipe.objectives import (
+    DistilObjective,
+    HeadObjective,
+    InstructObjective,
+    ObjectiveSettings,
+    ReinforceObjective,
+)
 from underlay.train import TrainConfig
 from underlay.train.record import RecorderName
 
@@ -265,9 +272,10 @@ class AdaptStage(Stage):
     objective: ObjectiveSettings = None
     """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `distil`,
     `head`, `dpo`, `ipo`, `hinge`, `kto`, `reward`, `grpo`, `ppo`."""
-    method: Literal["full", "lora"] = "full"
+    method: Literal["full", "lora", "soft_prompt", "prefix"] = "full"
     """What changes: all weights, or low-rank additions to them, which make an adapter; where a model gets a head for a
-    task, too, they are merged in the end."""
+    task, too, they are merged in the end. Or what stands before every conversation, which makes an adapter too: rows of
+    the embedding, or keys and values of every layer."""
     lora: LoraConfig = LoraConfig()
     """Of the method lora."""
     robust: RobustSettings = None
@@ -275,6 +283,8 @@ class AdaptStage(Stage):
     do."""
     attack: AttackSettings = None
     """By what it is attacked on held-out texts with labels, to measure how it holds up; by default as `robust` says."""
+    soft: SoftSettings = SoftSettings()
+    """Of the methods soft_prompt and prefix."""
     template: str | None = None
     """How conversations are written, for a tokenizer that does not know: `alpaca`, `chatml`, `llama3`, or a file."""
     record: tuple[RecorderName, ...] = ()
@@ -299,7 +309,22 @@ class AdaptStage(Stage):
             raise ValueError("reward_model: grpo and ppo need it or objective.reward, one of them; others neither")
         if self.method == "lora" and self.extend is not None:
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
+        self._soft()
         return self
+
+    def _soft(self) -> None:
+        """Raise ValueError for what does not go with what stands before conversations."""
+        if self.method not in ("soft_prompt", "prefix"):
+            if self.soft != SoftSettings():
+                raise ValueError(f"soft: only with the methods soft_prompt and prefix, and it is {self.method}")
+            return
+        if self.objective is not None and not isinstance(self.objective, InstructObjective):
+            raise ValueError(f"method {self.method}: learns from conversations (instruct), not {self.objective.name}")
+        for key in ("extend", "blocks", "robust"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key}: not with {self.method}")
+        if self.train.short_rows:
+            raise ValueError(f"train.short_rows: not with {self.method}, which stands before whole rows")
 
 
 class MergeStage(Stage):

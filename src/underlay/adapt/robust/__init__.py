@@ -13,6 +13,7 @@ from underlay.adapt.robust.attack import (
     by_paraphrase,
     by_spelling,
     examine_attacked,
+    spread,
     victim_of,
 )
 from underlay.adapt.robust.config import KINDS, AttackConfig, AttackSettings, RobustConfig, RobustSettings
@@ -41,6 +42,7 @@ __all__ = [
     "harden",
     "misspell",
     "rephrase",
+    "spread",
     "variants",
     "victim_of",
     "worst_move",

@@ -104,8 +104,14 @@ def examine_attacked(
 
     The attack depends on the model, the texts, the settings and the seed. Raises UserError as `victim_of` does.
     """
-    victim = victim_of(model, tokenizer, examples[: settings.texts], context)
+    victim = victim_of(model, tokenizer, spread(examples, settings.texts), context)
     return {f"attacked_{name}": found.accuracy for name, found in attack(victim, settings, seed).items()}
+
+
+def spread(examples: Sequence[Example], most: int | None) -> Sequence[Example]:
+    """At most so many of them, evenly spaced: files are often sorted by label."""
+    count = len(examples) if most is None else min(most, len(examples))
+    return [examples[number * len(examples) // count] for number in range(count)]
 
 
 def attack(victim: Victim, settings: AttackConfig, seed: int) -> dict[str, Attacked]:

@@ -50,7 +50,7 @@ class AttackConfig(_Harm):
     tries: int = Field(default=8, gt=0)
     """Misspellings of a word that are tried, and paraphrases of a text."""
     texts: int | None = Field(default=500, gt=0)
-    """How many held-out texts are attacked, the first; null: all."""
+    """How many held-out texts are attacked at most, evenly spaced among them; null: all."""
 
 
 def _long(given: Any) -> Any:
