@@ -60,6 +60,10 @@ def adapt(
     adapter: Annotated[
         str | None, typer.Option(metavar="ADAPTER", help="An adapter in the library to go on from, with --method lora.")
     ] = None,
+    new_token: Annotated[
+        list[str] | None,
+        typer.Option("--new-token", metavar="TEXT", help="A token that the model is to have, as <think>; repeatable."),
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(help="How conversations are written: alpaca, chatml, llama3, or a Jinja file; if none is known."),
@@ -105,6 +109,8 @@ def adapt(
             settings["reward_model"] = reward
     elif reward is not None:
         raise UserError("--reward: only with --objective grpo or ppo")
+    if new_token:
+        settings["new_tokens"] = new_token
     if rank is not None:
         settings["lora"] = {"rank": rank}
     length = [f"adapt.train.steps={steps}"] if steps else [f"adapt.train.passes={passes}"] if passes else []

@@ -112,6 +112,8 @@ class EngineChoice:
         guesser = self._guesser(shelf, artifact)
         if soft := [name for name, folder in folders.items() if soft_kind(folder)]:
             return self._behind(artifact, folders, soft[0], memory, guesser)
+        if grown := self._grown(artifact, folders, memory, guesser):
+            return grown
         engine = Engine.load(
             artifact.folder, self.slots, self.precision, memory=memory, cache=self.cache, guesser=guesser
         )
@@ -151,6 +153,28 @@ class EngineChoice:
             cache=self.cache,
             guesser=guesser,
         )
+
+    def _grown(
+        self, artifact: "Artifact", folders: dict[str, Path], memory: int | None, guesser: "Guesser | None"
+    ) -> "Engine | None":
+        """The engine of a model with an adapter that brings tokens of its own, merged; None where there is no such."""
+        from underlay.formats.peft import read_adapter
+        from underlay.generate import Engine
+        from underlay.models.adapter import Adapter, changed
+        from underlay.models.storage import load_config, load_decoder
+        from underlay.text import Tokenizer
+
+        if len(folders) != 1:
+            return None
+        ((name, folder),) = folders.items()
+        adapter = read_adapter(folder, load_config(artifact.folder))
+        if adapter.tokens is None:
+            return None
+        model, tokenizer = changed(load_decoder(artifact.folder), adapter), Tokenizer.load(folder)
+        precision = self.precision or "bfloat16"
+        engine = Engine(model, tokenizer, self.slots, precision, memory=memory, cache=self.cache, guesser=guesser)
+        engine.add_adapter(name, Adapter({}))
+        return engine
 
     def load_vllm(self, shelf: "Library", artifact: "Artifact", growing: bool) -> "VllmEngine":
         """vLLM's engine of a model, written for it beside the library. Raises UserError.

@@ -207,6 +207,10 @@ class Engine:
         """Let requests name an adapter. Raises UserError where the name is taken or it does not fit the model."""
         if name in self._adapters:
             raise UserError(f"adapter {name!r} is loaded already; drop it first")
+        if adapter.tokens is not None:
+            raise UserError(
+                f"adapter {name!r} brings tokens of its own, and others know nothing of them; merge it into its model"
+            )
         self.runner.add_adapter(name, adapter)
         self._adapters[name] = adapter
 

@@ -11,6 +11,7 @@ import torch
 from underlay.adapt.examples import Example, Examples
 from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
+from underlay.adapt.new_tokens import enlarge, learn_rows, settle, tell_missing
 from underlay.adapt.reinforce import without_critic
 from underlay.adapt.reinforce.source import KEPT
 from underlay.config import Config, parse
@@ -20,6 +21,7 @@ from underlay.formats.peft import read_adapter, write_adapter
 from underlay.library import Artifact, Library
 from underlay.library.manifest import file_digest
 from underlay.models import Decoder
+from underlay.models.growing import with_rows
 from underlay.models.shorter import shortened
 from underlay.models.storage import load_config, load_decoder, load_model, parameter_count, save_model
 from underlay.plan.flops import training_flops
@@ -72,11 +74,19 @@ def adapt(job: Job) -> None:
         model = load_model(base.folder)
     if settings.blocks is not None:
         model = shortened(model, settings.blocks)
+    new = range(tokenizer.size, tokenizer.size + len(settings.new_tokens))
+    if new:
+        model, tokenizer = enlarge(model, tokenizer, settings.new_tokens)
+        teaching = replace(teaching, tokenizer=tokenizer)
+        tell_missing(settings.new_tokens, split.learned, job.log)
     if train.context > model.config.context:
         raise UserError(f"adapt.train.context {train.context} is longer than the model's {model.config.context}")
     start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
+    if start is not None and start.tokens is not None:
+        raise UserError(f"{job.inputs['adapter'].reference}: brings tokens of its own; merge it into its model first")
     if settings.method == "lora" and not with_head(settings):
         attach(model, settings.lora, job.seed, train.dtype(), start)
+        learn_rows(model, new)
     if is_soft(settings):
         lesson = soft_lesson(model, settings, teaching, split.learned)
     else:
@@ -85,6 +95,7 @@ def adapt(job: Job) -> None:
         )
     if settings.method == "lora" and with_head(settings):
         attach(lesson.model, settings.lora, job.seed, train.dtype(), start, lesson.fresh)
+        learn_rows(lesson.model, new)
     source = lesson.source
     out = "".join(f", {count:,} {reason}" for reason, count in lesson.left_out.items())
     job.log(f"{lesson.count:,} examples, to learn {objective.name}, in {len(source):,} rows{out}")
@@ -119,7 +130,9 @@ def adapt(job: Job) -> None:
         elif is_soft(settings):
             write_soft(lesson.model, folder, base.reference)
         elif with_head(settings):
-            save_model(lesson.model, folder, folded(lesson.model, load_model(base.folder)))
+            before = load_model(base.folder)
+            settle(lesson.model, before)
+            save_model(lesson.model, folder, folded(lesson.model, before))
         else:
             write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
         if measure is not None and not train.examine_steps:
@@ -214,6 +227,8 @@ def merge_adapter(job: Job) -> None:
     kept = parse(LoraConfig, adapter.manifest.config.get("lora", {}), adapter.reference)
     model = as_kept(load_decoder(base.folder), kept)
     change = read_adapter(adapter.folder, model.config)
+    if change.tokens is not None:
+        model = with_rows(model, change.tokens)
     merged = merge(model, change)
     rows = torch.randint(
         model.config.vocabulary,

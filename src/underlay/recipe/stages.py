@@ -42,6 +42,13 @@ TaskSettings = Annotated[Task, BeforeValidator(lambda given: read_task(given) if
 """A task, or where it stands."""
 
 
+def _with_words(given: Any) -> Any:
+    """Tokens alone in the place of tokens with words that tell what they mean."""
+    if isinstance(given, list | tuple):
+        return dict.fromkeys(given, "")
+    return given
+
+
 class Stage(Config):
     """What all stages have."""
 
@@ -283,6 +290,9 @@ class AdaptStage(Stage):
     do."""
     attack: AttackSettings = None
     """By what it is attacked on held-out texts with labels, to measure how it holds up; by default as `robust` says."""
+    new_tokens: Annotated[dict[str, str], BeforeValidator(_with_words)] = Field(default={})
+    """Tokens that the model is to have, such as `[<think>, </think>]`: each becomes one id wherever its text stands.
+    With words, `{<think>: begin to think}`, a token begins as the mean of theirs; else as the mean of all."""
     soft: SoftSettings = SoftSettings()
     """Of the methods soft_prompt and prefix."""
     template: str | None = None
@@ -309,6 +319,8 @@ class AdaptStage(Stage):
             raise ValueError("reward_model: grpo and ppo need it or objective.reward, one of them; others neither")
         if self.method == "lora" and self.extend is not None:
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
+        if self.new_tokens and self.adapter is not None:
+            raise ValueError("new_tokens: not on top of an adapter; merge it into its model first")
         self._soft()
         return self
 
@@ -320,8 +332,8 @@ class AdaptStage(Stage):
             return
         if self.objective is not None and not isinstance(self.objective, InstructObjective):
             raise ValueError(f"method {self.method}: learns from conversations (instruct), not {self.objective.name}")
-        for key in ("extend", "blocks", "robust"):
-            if getattr(self, key) is not None:
+        for key in ("extend", "blocks", "robust", "new_tokens"):
+            if getattr(self, key):
                 raise ValueError(f"{key}: not with {self.method}")
         if self.train.short_rows:
             raise ValueError(f"train.short_rows: not with {self.method}, which stands before whole rows")
