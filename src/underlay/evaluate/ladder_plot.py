@@ -76,9 +76,9 @@ def _name(axes: Axes, dots: Sequence[Dot], costs: Sequence[float]) -> None:
     for index in sorted(range(len(dots)), key=lambda number: (not dots[number].best, -dots[number].quality)):
         (x, y), wide = places[index], _LETTER * len(dots[index].title)
         ups = (bars[1][index][1] + 3, bars[0][index][1] - 13)
-        beside = [(x + 7, y - 5 + shift) for shift in (0, 9, -9)] + [
-            (x - 7 - wide, y - 5 + shift) for shift in (0, 9, -9)
-        ]
+        # The line of the best runs to the right of a dot, so a label stands above it rather than on it.
+        shifts = (9, -9, 0) if dots[index].best else (0, 9, -9)
+        beside = [(left, y - 5 + shift) for left in (x + 7, x - 7 - wide) for shift in shifts]
         around = [(x - wide * share, up) for up in ups for share in (0.5, 0.1, 0.9)]
         far = [(x + 9, y + shift) for shift in (-26, 22)] + [(x - 9 - wide, y + shift) for shift in (-26, 22)]
         for left, bottom in (*beside, *around, *far):

@@ -43,6 +43,8 @@ from underlay.text import Tokenizer
 from underlay.train.memory import PeakMemory
 
 _SLOTS = 16
+_WAY = 256
+"""Tokens of a chain of thought, or a quarter of what the model reads."""
 
 
 def compare(job: Job) -> None:
@@ -164,6 +166,7 @@ class _Trials:
             selector="nearest" if self._labels and nearest(self._labels, shots) else "balanced" if shots else "fixed",
             reasoning="none" if not thinks else "worked" if shots else "step_by_step",
             direct=False,
+            reasoning_tokens=min(_WAY, load_config(folder).context // 4),
             votes=self._settings.votes if rung == "self_consistency" else 1,
             seed=seed,
         )
