@@ -50,6 +50,10 @@ def examples(
     worked: WorkedOption = False,
     licence: Annotated[str | None, typer.Option(metavar="SPDX", help="What all of them are under.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Read at most so many, the first.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Conversations in which this task is done: a YAML file, or a ready task."),
+    ] = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -58,7 +62,7 @@ def examples(
     from underlay.recipe.recipe import make_recipe
     from underlay.recipe.run import run_recipe
 
-    stage = _given(files, form, layout, column, where, worked) | {"licence": licence, "limit": limit}
+    stage = _given(files, form, layout, column, where, worked) | {"licence": licence, "limit": limit, "task": task}
     recipe = make_recipe({"name": name, "stages": {"examples": stage}}, "data examples")
     with Display(console(stderr=json_)) as display:
         made = run_recipe(recipe, open_library(library), display)["examples"]
