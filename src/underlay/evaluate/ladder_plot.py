@@ -49,7 +49,7 @@ def quality_by_cost(name: str, dots: Sequence[Dot], axis: str) -> dict[str, str]
             axes.plot([cost], [dot.quality], "o", color=colour, markersize=5.5, alpha=1 if dot.best else 0.65)
         axes.set_xlabel(axis)
         axes.set_title("quality", loc="left", x=0, fontsize=9, color=INK.muted)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         span = math.log10(max(costs) / min(costs))
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if span > 1.5 else (1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
