@@ -45,7 +45,8 @@ class Reasoner:
         self._engine, self._task, self._writer, self._settings = engine, task, writer, settings
         self._constraint = task.output.constraint() if settings.constrained else None
         labels = task.output.labels if settings.constrained else ()
-        self._final = max((len(writer.whole(label)) for label in labels), default=task.decoding.max_tokens)
+        # A model is free to write a label in more tokens than it has to, at worst byte by byte.
+        self._final = max((len(label.encode()) + 2 for label in labels), default=task.decoding.max_tokens)
         """Longest answer, in tokens."""
 
     def room(self, reasoning: bool) -> int:
