@@ -31,6 +31,7 @@ from underlay.cli import (
     serve,
     trace,
     transfer,
+    transferring,
 )
 from underlay.errors import MachineError, UserError
 
@@ -47,7 +48,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            if ctx.invoked_subcommand in ("run", "adapt"):
+            if ctx.invoked_subcommand in ("run", "adapt", "transfer"):
                 console.print("\nStopped; what is done is kept. Run the same command again to go on.")
             raise typer.Exit(130) from None
         except (UserError, MachineError, OSError) as error:
@@ -84,7 +85,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, curate, card, data, adapt, prompt, quantise, generate, fill, embed, trace, serve, doctor, plan):
+for module in (
+    run,
+    curate,
+    card,
+    data,
+    transferring,
+    adapt,
+    prompt,
+    quantise,
+    generate,
+    fill,
+    embed,
+    trace,
+    serve,
+    doctor,
+    plan,
+):
     module.register(app)
 examples.register(data.app)
 transfer.register(library.app)

@@ -98,7 +98,7 @@ def adapt(
     if rank is not None:
         settings["lora"] = {"rank": rank}
     length = [f"adapt.train.steps={steps}"] if steps else [f"adapt.train.passes={passes}"] if passes else []
-    called = name or f"{base.manifest.name}-{_stem(data[0])}"
+    called = name or f"{base.manifest.name}-{stem(data[0])}"
     with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
 
         def artifact(option: str, files: list[str], called: str) -> "Artifact":
@@ -156,7 +156,7 @@ def merge(
     )
 
 
-def _stem(place: str) -> str:
+def stem(place: str) -> str:
     """A name for what is made of a file or a folder."""
     last = place.removeprefix("examples:").partition("@")[0].rstrip("/").rpartition("/")[2]
     kept = "".join(char if char.isalnum() or char in "-_" else "-" for char in last.partition(".")[0]).strip("-_")

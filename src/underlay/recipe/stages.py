@@ -20,6 +20,7 @@ from underlay.data import (
     TagConfig,
 )
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
+from underlay.models.config import TextConfig
 from underlay.models.families import DIALLED
 from underlay.recipe.objectives import DistilObjective, ObjectiveSettings, ReinforceObjective
 from underlay.train import TrainConfig
@@ -85,15 +86,25 @@ class CorporaStage(Stage):
 
 
 class TokenizerStage(CorporaStage):
-    """Learn a tokenizer from a corpus, or from several."""
+    """Learn a tokenizer from a corpus, or from several; or take that of a model, for data that it is to read."""
 
     verb: Literal["tokenizer"] = "tokenizer"
+    model: str | None = None
+    """The model whose tokenizer is taken, in the place of learning one."""
     vocabulary: int = Field(default=4096, gt=0)
     """Number of token ids."""
     mask: bool = False
     """Whether one of them is the mask, which encoders need to learn."""
     fim: bool = False
     """Whether three of them mark a gap in a text, which decoders need to learn to fill in the middle."""
+
+    @model_validator(mode="after")
+    def _some_corpus(self) -> Self:
+        if sum((self.corpus is not None, bool(self.corpora), self.model is not None)) != 1:
+            raise ValueError("set one of corpus, corpora and model")
+        if self.model is not None and (stray := sorted(self.model_fields_set & {"vocabulary", "mask", "fim"})):
+            raise ValueError(f"{stray[0]}: a model's tokenizer is taken as it is; leave it out")
+        return self
 
 
 class PackStage(CorporaStage, PackConfig):
@@ -127,11 +138,13 @@ class ExamplesStage(Stage, ExamplesConfig):
 
 
 class PretrainStage(Stage):
-    """Grow a base model on a dataset."""
+    """Grow a base model on a dataset, or let one go on to learn from another dataset."""
 
     verb: Literal["pretrain"] = "pretrain"
     dataset: str
     """What to learn from."""
+    start: str | None = None
+    """A model whose weights to start from, in its own shape, on a dataset of its own tokens; its rate rises anew."""
     extend: str | None = None
     """A model to go on from, trained with the same settings but for its length: from where its rate began to fall."""
     model: AnyConfig = LlamaConfig()
@@ -171,24 +184,32 @@ class PretrainStage(Stage):
             raise ValueError(f"set either params or model.{given[0]}")
         if self.params and not self.parameters():
             raise ValueError("params: ask for more than none, such as 10M")
-        if isinstance(self.model, EncoderConfig):
-            if self.isolate:
-                raise ValueError(f"isolate: not for encoders, and {self.model.family} is one")
-            if self.fim:
-                raise ValueError(f"fim: not for encoders, and {self.model.family} is one; masking is theirs")
-            if self.packing == "best_fit":
-                raise ValueError(f"packing: best_fit is not for encoders, and {self.model.family} is one")
-            if not self.model.masked_head:
-                raise ValueError("model.masked_head: an encoder learns through it")
-            if self.samples:
-                raise ValueError(f"samples: an encoder says nothing, and {self.model.family} is one")
-        if self.samples and self.train.examine_steps is None:
+        if self.start is not None:
+            if stray := [key for key in ("model", "params", "embedding") if key in self.model_fields_set]:
+                raise ValueError(f"{stray[0]}: not with start, whose own it is; leave one of them out")
+        elif unfit := self.unfit(self.model):
+            raise ValueError(unfit)
+        if self.samples and self.train.examine_steps is None and self.start is None:
             raise ValueError("samples: they are made when the run is examined; set train.examine_steps too")
         if self.fim and self.packing == "best_fit":
             raise ValueError("fim: rearranges rows that are cut from the stream, so packing must be windows")
-        if self.model.task is not None:
-            raise ValueError("model.task: a base model is pretrained without a head for a task")
         return self
+
+    def unfit(self, shape: TextConfig) -> str | None:
+        """Why a model of this shape cannot learn by these settings, key first; None where it can."""
+        if shape.task is not None:
+            return "model.task: a base model is pretrained without a head for a task"
+        if not isinstance(shape, EncoderConfig):
+            return None
+        if self.isolate:
+            return f"isolate: not for encoders, and {shape.family} is one"
+        if self.fim:
+            return f"fim: not for encoders, and {shape.family} is one; masking is theirs"
+        if self.packing == "best_fit":
+            return f"packing: best_fit is not for encoders, and {shape.family} is one"
+        if not shape.masked_head:
+            return "model.masked_head: an encoder learns through it"
+        return f"samples: an encoder says nothing, and {shape.family} is one" if self.samples else None
 
     def parameters(self) -> int | None:
         """`params` as a number."""

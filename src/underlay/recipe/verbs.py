@@ -84,6 +84,11 @@ def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
 
 
 def _tokenizer(job: Job) -> None:
+    if "model" in job.inputs:
+        taken = Tokenizer.load(job.folder("model"))
+        taken.save(job.draft.folder)
+        job.draft.metrics["vocabulary"] = taken.size
+        return
     corpora = [Corpus(corpus.folder) for corpus in job.corpora().values()]
     seen, total = 0, sum(map(len, corpora))
 
@@ -220,10 +225,12 @@ VERBS: Mapping[str, Verb] = {
     "classifier": Verb("classifier", {"like": "corpus", "unlike": "corpus"}, _classifier),
     "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_read_beside),
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
-    "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
+    "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus", "model": "model"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "examples": Verb("examples", {"corpus": "corpus", "dataset": "dataset"}, make_examples, outside=which_files),
-    "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
+    "pretrain": Verb(
+        "model", {"dataset": "dataset", "start": "model", "extend": "model"}, pretrain, seeded=True, trains=True
+    ),
     "adapt": Verb(
         "model",
         {
