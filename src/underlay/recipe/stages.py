@@ -229,7 +229,8 @@ class AdaptStage(Stage):
     teacher: str | None = None
     """With the objective `distil`: the model to learn from; any size, the same tokens."""
     reward_model: str | None = None
-    """With `grpo` and `ppo`: what answers are worth, in the place of `objective.reward`."""
+    """With `grpo` and `ppo`: what answers are worth, in the place of `objective.reward`; a reward model, or with
+    `objective.rubric` any model that judges by it."""
     adapter: str | None = None
     """With lora: an adapter of the same model to go on from."""
     extend: str | None = None
@@ -260,6 +261,8 @@ class AdaptStage(Stage):
         named = isinstance(self.objective, ReinforceObjective) and self.objective.reward is not None
         if (named + (self.reward_model is not None)) != earns:
             raise ValueError("reward_model: grpo and ppo need it or objective.reward, one of them; others neither")
+        if isinstance(self.objective, ReinforceObjective) and self.objective.rubric and self.reward_model is None:
+            raise ValueError("objective.rubric: a model judges by it; name that as reward_model")
         if self.method == "lora" and self.extend is not None:
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
         return self

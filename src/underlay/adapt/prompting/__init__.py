@@ -11,7 +11,7 @@ from underlay.adapt.prompting.measure import Figure, measure
 from underlay.adapt.prompting.selecting import embedder
 from underlay.adapt.prompting.settings import PromptSettings
 from underlay.adapt.prompting.soft import SoftConfig, attach_soft, prefix_of, prompt_of, standing
-from underlay.adapt.prompting.task import Demonstration, Output, Task, read_task, ready_tasks
+from underlay.adapt.prompting.task import Demonstration, Output, Task, read_task, ready_tasks, task_values
 
 __all__ = [
     "Answers",
@@ -33,4 +33,5 @@ __all__ = [
     "read_task",
     "ready_tasks",
     "standing",
+    "task_values",
 ]
