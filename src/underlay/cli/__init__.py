@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from underlay import __version__
 from underlay.cli import (
     adapt,
+    answers,
     card,
     curate,
     data,
@@ -48,7 +49,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            if ctx.invoked_subcommand in ("run", "adapt", "transfer"):
+            if ctx.invoked_subcommand in ("run", "adapt", "transfer", "data"):
                 console.print("\nStopped; what is done is kept. Run the same command again to go on.")
             raise typer.Exit(130) from None
         except (UserError, MachineError, OSError) as error:
@@ -104,6 +105,7 @@ for module in (
 ):
     module.register(app)
 examples.register(data.app)
+answers.register(data.app)
 transfer.register(library.app)
 app.add_typer(library.app, name="library")
 

@@ -28,7 +28,7 @@ def make_examples(job: Job) -> None:
         found = reading.examples
     else:
         found = list(_taken(job))[: settings.limit]
-    _describe(job, write_examples(found, job.draft.folder), found)
+    describe(job, write_examples(found, job.draft.folder), found)
 
 
 def which_files(settings: Config) -> dict[str, str]:
@@ -50,7 +50,7 @@ def _taken(job: Job) -> Iterator[Example]:
         yield Example(body, document.source, pair.line, document.licence, document.id)
 
 
-def _describe(job: Job, written: Examples, found: list[Example]) -> None:
+def describe(job: Job, written: Examples, found: list[Example]) -> None:
     """What a manifest tells; licences count bytes, as those of corpora do."""
     job.draft.metrics |= {"examples": len(written), "form": written.name, "repeated": len(found) - len(written)}
     licences: Counter[str] = Counter()

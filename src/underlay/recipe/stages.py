@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from underlay.adapt.answers import AnswerConfig
 from underlay.adapt.examples import ExamplesConfig
 from underlay.adapt.lora import LoraConfig
 from underlay.adapt.pairs import PairKind
@@ -134,6 +135,28 @@ class ExamplesStage(Stage, ExamplesConfig):
         of_files = self.model_fields_set & ExamplesConfig.model_fields.keys() - {"source", "limit"}
         if stray := sorted(of_corpus if self.corpus is None else of_files):
             raise ValueError(f"{stray[0]}: only with {'corpus' if self.corpus is None else 'source'}")
+        return self
+
+
+class AnswerStage(Stage, AnswerConfig):
+    """Let a model answer the prompts of examples, or label texts: examples for others to learn from."""
+
+    verb: Literal["answer"] = "answer"
+    model: str
+    """The teacher."""
+    prompts: str
+    """Examples whose prompts it answers, or whose texts it labels; their own answers are not shown to it."""
+    reward_model: str | None = None
+    """What says which answers are kept, in the place of `keep`: a reward model, or with `rubric` any that judges."""
+
+    @model_validator(mode="after")
+    def _one_reward(self) -> Self:
+        if self.reward_model is not None and self.keep is not None:
+            raise ValueError("reward_model: either it or keep says which answers are kept")
+        if self.rubric is not None and self.reward_model is None:
+            raise ValueError("rubric: a model judges by it; name that as reward_model")
+        if self.keep is None and self.reward_model is None and (self.best or self.worth is not None):
+            raise ValueError(f"{'best' if self.best else 'worth'}: needs a reward that tells; name it as keep")
         return self
 
 
@@ -362,6 +385,7 @@ AnyStage = Annotated[
     | TokenizerStage
     | PackStage
     | ExamplesStage
+    | AnswerStage
     | PretrainStage
     | AdaptStage
     | MergeStage

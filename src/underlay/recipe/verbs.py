@@ -23,6 +23,7 @@ from underlay.library import Artifact, Draft, Kind, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
 from underlay.recipe.adapting import adapt, files_beside, merge_adapter, with_head
+from underlay.recipe.answering import files_read, make_answers
 from underlay.recipe.carding import make_card
 from underlay.recipe.exampling import make_examples, which_files
 from underlay.recipe.job import Job, Verb
@@ -228,6 +229,13 @@ VERBS: Mapping[str, Verb] = {
     "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus", "model": "model"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "examples": Verb("examples", {"corpus": "corpus", "dataset": "dataset"}, make_examples, outside=which_files),
+    "answer": Verb(
+        "examples",
+        {"model": "model", "prompts": "examples", "reward_model": "model"},
+        make_answers,
+        seeded=True,
+        outside=files_read,
+    ),
     "pretrain": Verb(
         "model", {"dataset": "dataset", "start": "model", "extend": "model"}, pretrain, seeded=True, trains=True
     ),

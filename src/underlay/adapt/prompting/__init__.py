@@ -4,7 +4,7 @@
 loop needs for a soft prompt, which stands in front of a model by `standing`.
 """
 
-from underlay.adapt.prompting.answer import Answers, Prediction, answer
+from underlay.adapt.prompting.answer import Answers, Prediction, answer, unaskable
 from underlay.adapt.prompting.cases import Case
 from underlay.adapt.prompting.lesson import lesson
 from underlay.adapt.prompting.measure import Figure, measure
@@ -34,4 +34,5 @@ __all__ = [
     "ready_tasks",
     "standing",
     "task_values",
+    "unaskable",
 ]

@@ -19,11 +19,9 @@ import torch
 from pydantic import Field, model_validator
 
 from underlay.adapt.examples import Example, Problem
-from underlay.adapt.prompting import Task, answer, task_values
-from underlay.adapt.prompting.writing import Writer
+from underlay.adapt.prompting import Task, answer, task_values, unaskable
 from underlay.adapt.reinforce.rewards import ByModel
 from underlay.config.base import parse
-from underlay.errors import UserError
 from underlay.generate import Engine
 from underlay.models import Decoder
 from underlay.text import Message, Tokenizer
@@ -85,7 +83,7 @@ class JudgeReward(ByModel):
             Example(Problem((Message("user", _shown(problem, said)),)), "answer", number, "")
             for number, (problem, said) in enumerate(zip(problems, answers, strict=True), 1)
         ]
-        can = [self._fits(example) for example in asked]
+        can = [unaskable(self._engine, self.rubric, example) is None for example in asked]
         fitting = [example for example, fits in zip(asked, can, strict=True) if fits]
         found = iter(answer(self._engine, self.rubric, fitting).predictions if fitting else ())
         values = self.rubric.values
@@ -93,18 +91,6 @@ class JudgeReward(ByModel):
             sum(share * values[label] for label, share in next(found).probabilities.items()) if fits else None
             for fits in can
         ]
-
-    def _fits(self, example: Example) -> bool:
-        room = max(len(self._writer.whole(label)) for label in self.rubric.output.labels)
-        try:
-            self._writer.fitted(self.rubric.case(example), [[]], room, self._engine.context)
-        except UserError:
-            return False
-        return True
-
-    @cached_property
-    def _writer(self) -> Writer:
-        return Writer(self.tokenizer, self.rubric)
 
     @cached_property
     def _engine(self) -> Engine:
