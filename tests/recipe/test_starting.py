@@ -1,6 +1,7 @@
 """Pretraining from the weights of a model: where it starts, what it reads again, what it forgets, what is refused."""
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from underlay.library import Artifact, Library
 from underlay.models.storage import load_decoder, load_model
 from underlay.recipe import read_recipe, run_recipe
 from underlay.recipe.recipe import make_recipe
+from underlay.recipe.stages import PretrainStage
 from underlay.recipe.steps import read_in
 from underlay.recipe.story import tell
 from underlay.recipe.transferring import data_recipe, replay_of, transfer_recipe
@@ -63,8 +65,7 @@ def moved(
     name = f"moved-{share}"
     again = replay_of(library, base, share)
     packed = run_recipe(raw(library, base, prose, again, name), library, Log())["pack"]
-    length = f"pretrain.train.steps={STEPS}"
-    recipe = transfer_recipe(library, base, packed, again.share, name, 1, [length, *FLOAT, *changes])
+    recipe = transfer_recipe(library, base, packed, again.share, name, 1, STEPS, [*FLOAT, *changes])
     return run_recipe(recipe, library, log or Log())["pretrain"]
 
 
@@ -113,6 +114,11 @@ def test_parts_are_read_in_their_shares_and_come_from_where_they_did(
     heldout = Dataset(new.folder, "heldout")
     assert set(heldout.ids[heldout.inside(heldout.parts["replay"])]) == set(Dataset(old.folder, "heldout").ids)
     assert library.parents(made)["start"] == base
+    # By default all new text is read once: what is read again makes the run longer.
+    recipe = transfer_recipe(library, base, new, 0.25, "once").stages["pretrain"]
+    assert isinstance(recipe, PretrainStage)
+    assert recipe.train.steps == math.ceil(len(Dataset(new.folder).parts["domain"]) // 192 / (4 * 0.75))
+    assert recipe.train.optimizer.model_dump(mode="json") == base.manifest.config["train"]["optimizer"]
     assert {read.part for step in (1, 2, 3, 4) for read in read_in(library, made, step).documents} == set(tokens)
     both = {*base.manifest.licences, *new.manifest.licences}
     assert set(made.manifest.licences) == both >= {"PSF-2.0", "CC-BY-4.0"}

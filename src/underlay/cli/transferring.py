@@ -31,7 +31,9 @@ def transfer(
         list[str] | None,
         typer.Option(metavar="SOURCE", help="Text to read again; by default what the model was trained on here."),
     ] = None,
-    passes: Annotated[float, typer.Option(min=0.001, help="How often the new text is read.")] = 1.0,
+    passes: Annotated[
+        float | None, typer.Option(min=0.001, help="How often the new text is read; by default once.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run instead.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call it; by default after the model and the text.")] = None,
     set_: Annotated[
@@ -52,19 +54,18 @@ def transfer(
     from underlay.recipe.transferring import data_recipe, replay_of, transfer_recipe
     from underlay.train.world import joined
 
-    if passes != 1.0 and steps is not None:
+    if passes is not None and steps is not None:
         raise UserError("--passes, --steps: give one of them")
     shelf = open_library(library)
     base = shelf.find(model, "model")
     again = replay_of(shelf, base, replay, replay_data or ())
     called = name or f"{base.manifest.name}-{stem(data[0])}"
-    length = [f"pretrain.train.steps={steps}"] if steps else []
     if replay is None and not again.share:
         known = f"what {base.reference} was trained on is not known, so nothing is replayed; name it as --replay-data"
         console(stderr=True).print(f"note: {known}", markup=False, style="yellow")
     with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
         packed = run_recipe(data_recipe(shelf, base, data, again, called), shelf, display, world=world)["pack"]
-        recipe = transfer_recipe(shelf, base, packed, again.share, called, passes, [*length, *(set_ or ())])
+        recipe = transfer_recipe(shelf, base, packed, again.share, called, passes or 1.0, steps, set_ or ())
         made = run_recipe(recipe, shelf, display, world=world)["pretrain"]
     if not world.leads:
         return

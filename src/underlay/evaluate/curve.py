@@ -78,7 +78,7 @@ def draw_curve(path: Path, steps: Rows, evaluations: Rows) -> None:
         )
         top, rate = (figure.add_subplot(grid[row]) for row in range(2))
         draw_loss(top, steps, evaluations, _ON_WHITE)
-        top.legend(loc="lower right", bbox_to_anchor=(1, 0.995), ncols=4, frameon=False, borderaxespad=0)
+        top.legend(loc="lower right", bbox_to_anchor=(1, 0.995), ncols=8, frameon=False, borderaxespad=0)
         strip(rate, steps, "rate", "learning rate, share of its peak", _ON_WHITE)
         share_x((top, rate), steps, 8)
         _beside(rate, "tokens", -11)

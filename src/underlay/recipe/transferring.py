@@ -111,11 +111,12 @@ def transfer_recipe(
     share: float,
     name: str,
     passes: float = 1.0,
+    steps: int | None = None,
     assignments: Sequence[str] = (),
 ) -> Recipe:
     """The stage that starts from a model on a dataset of `data_recipe`, and reads its new text so many times.
 
-    The rate rises anew, to what the model was trained with, and falls again. Raises UserError as `read_recipe` does.
+    steps: the length instead. The rate rises anew, to what the model was trained with, and falls again. Raises UserError as `read_recipe` does.
     """
     parts = Dataset(dataset.folder).parts
     old = {part: len(tokens) for part, tokens in parts.items() if part != DOMAIN}
@@ -123,7 +124,7 @@ def transfer_recipe(
     mixture = [{"weights": {DOMAIN: round(1 - sum(weights.values()), _FINEST), **weights}}] if old else []
     settings, train = _as_before(library, base)
     rows = max(1, len(parts[DOMAIN]) // train["context"])
-    train["steps"] = max(1, math.ceil(passes * rows / (train["batch_rows"] * (1 - share))))
+    train["steps"] = steps or max(1, math.ceil(passes * rows / (train["batch_rows"] * (1 - share))))
     train["schedule"] = {"warmup_steps": max(10, train["steps"] // 20)}
     roles = {"dataset": dataset.reference, "start": base.reference}
     stage = {"verb": "pretrain", **settings, **roles, "mixture": mixture, "train": train}
