@@ -116,7 +116,8 @@ def transfer_recipe(
 ) -> Recipe:
     """The stage that starts from a model on a dataset of `data_recipe`, and reads its new text so many times.
 
-    steps: the length instead. The rate rises anew, to what the model was trained with, and falls again. Raises UserError as `read_recipe` does.
+    steps: the length instead. The rate rises anew, to what the model was trained with, and falls again. Raises
+    UserError as `read_recipe` does.
     """
     parts = Dataset(dataset.folder).parts
     old = {part: len(tokens) for part, tokens in parts.items() if part != DOMAIN}
