@@ -87,6 +87,13 @@ def test_samples_follow_from_the_seed_alone(wavering: Engine, tmp_path: Path) ->
     assert several(wavering, tmp_path / "c", seed=1) != whole
 
 
+def test_the_same_prompt_again_is_answered_by_another_chance(wavering: Engine, tmp_path: Path) -> None:
+    settings = AnswerConfig(samples=6, temperature=1.0, max_tokens=12)
+    found = answered(wavering, [asked("sea", line=line) for line in (1, 2)], settings, 0, tmp_path).examples
+    first, second = ([said(one.body) for one in found if one.line == line] for line in (1, 2))
+    assert first != second
+
+
 class Counting(Engine):
     """Counts what it is asked."""
 

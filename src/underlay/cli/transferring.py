@@ -60,10 +60,10 @@ def transfer(
     base = shelf.find(model, "model")
     again = replay_of(shelf, base, replay, replay_data or ())
     called = name or f"{base.manifest.name}-{stem(data[0])}"
-    if replay is None and not again.share:
-        known = f"what {base.reference} was trained on is not known, so nothing is replayed; name it as --replay-data"
-        console(stderr=True).print(f"note: {known}", markup=False, style="yellow")
     with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
+        if world.leads and replay is None and not again.share:
+            known = f"what {base.reference} was trained on is not known, so nothing is replayed (--replay-data)"
+            console(stderr=True).print(f"note: {known}", markup=False, style="yellow")
         packed = run_recipe(data_recipe(shelf, base, data, again, called), shelf, display, world=world)["pack"]
         recipe = transfer_recipe(shelf, base, packed, again.share, called, passes or 1.0, steps, set_ or ())
         made = run_recipe(recipe, shelf, display, world=world)["pretrain"]

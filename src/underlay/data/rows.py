@@ -49,8 +49,8 @@ class Rows:
         self.dataset, self.context, self.seed, self.isolate = dataset, context, seed, isolate
         if mixture:
             check_parts(mixture, dataset.parts)
-        apart = dataset.parts if mixture or packing == "best_fit" else {}
-        parts = {"": whole} if part is not None else apart or {"": whole}
+        apart = dataset.parts if part is None and (mixture or packing == "best_fit") else {}
+        parts = apart or {"": whole}
         tokens = list(parts.values())
         self.layout: Layout = BestFit(dataset, tokens, context) if packing == "best_fit" else Windows(tokens, context)
         self.count = sum(self.layout.counts)
