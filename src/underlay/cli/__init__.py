@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from underlay import __version__
 from underlay.cli import (
     adapt,
+    answers,
     card,
     curate,
     data,
@@ -32,6 +33,7 @@ from underlay.cli import (
     serve,
     trace,
     transfer,
+    transferring,
 )
 from underlay.errors import MachineError, UserError
 
@@ -48,7 +50,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            if ctx.invoked_subcommand in ("run", "adapt", "ladder"):
+            if ctx.invoked_subcommand in ("run", "adapt", "ladder", "transfer", "data"):
                 console.print("\nStopped; what is done is kept. Run the same command again to go on.")
             raise typer.Exit(130) from None
         except (UserError, MachineError, OSError) as error:
@@ -90,6 +92,7 @@ for module in (
     curate,
     card,
     data,
+    transferring,
     adapt,
     prompt,
     ladder,
@@ -104,6 +107,7 @@ for module in (
 ):
     module.register(app)
 examples.register(data.app)
+answers.register(data.app)
 transfer.register(library.app)
 app.add_typer(library.app, name="library")
 

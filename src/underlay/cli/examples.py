@@ -62,7 +62,7 @@ def examples(
     from underlay.recipe.recipe import make_recipe
     from underlay.recipe.run import run_recipe
 
-    stage = _given(files, form, layout, column, where, worked) | {"licence": licence, "limit": limit, "task": task}
+    stage = given_files(files, form, layout, column, where, worked) | {"licence": licence, "limit": limit, "task": task}
     recipe = make_recipe({"name": name, "stages": {"examples": stage}}, "data examples")
     with Display(console(stderr=json_)) as display:
         made = run_recipe(recipe, open_library(library), display)["examples"]
@@ -116,7 +116,7 @@ def doctor(
     tokenizer = Tokenizer.load(artifact.folder)
     if template:
         tokenizer = with_template(tokenizer, template)
-    given = _given([source], form, layout, column, where, worked)
+    given = given_files([source], form, layout, column, where, worked)
     read, longest = _read(shelf, source, given), context or load_config(artifact.folder).context
     with bar("rendering", console(stderr=True)) as progress:
         found = examine(tokenizer, read, longest, show, progress)
@@ -127,7 +127,7 @@ def doctor(
     found.require_sound()
 
 
-def _given(
+def given_files(
     files: list[str],
     form: str | None,
     layout: str | None,

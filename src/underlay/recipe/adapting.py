@@ -11,6 +11,7 @@ import torch
 from underlay.adapt.examples import Example, Examples
 from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
+from underlay.adapt.prompting.task import fingerprint
 from underlay.adapt.reinforce import without_critic
 from underlay.adapt.reinforce.source import KEPT
 from underlay.config import Config, parse
@@ -134,6 +135,8 @@ def files_beside(settings: Config) -> dict[str, str]:
     reward = settings.objective.reward if isinstance(settings.objective, ReinforceObjective) else None
     places = {"reward_sha256": (reward or "").rpartition(":")[0], "template_sha256": settings.template or ""}
     found = {}
+    if isinstance(settings.objective, ReinforceObjective) and settings.objective.rubric:
+        found["rubric_sha256"] = fingerprint(settings.objective.rubric)
     for key, place in places.items():
         if place and place not in TEMPLATES:
             if not Path(place).is_file():

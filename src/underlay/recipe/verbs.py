@@ -23,6 +23,7 @@ from underlay.library import Artifact, Draft, Kind, Library
 from underlay.models.storage import load_decoder
 from underlay.recipe import stages
 from underlay.recipe.adapting import adapt, files_beside, merge_adapter, with_head
+from underlay.recipe.answering import files_read, make_answers
 from underlay.recipe.carding import make_card
 from underlay.recipe.comparing import compare as compare_ways
 from underlay.recipe.exampling import make_examples, which_files
@@ -85,6 +86,11 @@ def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
 
 
 def _tokenizer(job: Job) -> None:
+    if "model" in job.inputs:
+        taken = Tokenizer.load(job.folder("model"))
+        taken.save(job.draft.folder)
+        job.draft.metrics["vocabulary"] = taken.size
+        return
     corpora = [Corpus(corpus.folder) for corpus in job.corpora().values()]
     seen, total = 0, sum(map(len, corpora))
 
@@ -221,7 +227,7 @@ VERBS: Mapping[str, Verb] = {
     "classifier": Verb("classifier", {"like": "corpus", "unlike": "corpus"}, _classifier),
     "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_read_beside),
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
-    "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
+    "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus", "model": "model"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "examples": Verb(
         "examples",
@@ -229,7 +235,16 @@ VERBS: Mapping[str, Verb] = {
         make_examples,
         outside=which_files,
     ),
-    "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
+    "answer": Verb(
+        "examples",
+        {"model": "model", "prompts": "examples", "reward_model": "model"},
+        make_answers,
+        seeded=True,
+        outside=files_read,
+    ),
+    "pretrain": Verb(
+        "model", {"dataset": "dataset", "start": "model", "extend": "model"}, pretrain, seeded=True, trains=True
+    ),
     "adapt": Verb(
         "model",
         {

@@ -192,7 +192,8 @@ class _Run:
         self.kept = Checkpoints(scratch / stable.KEPT, parts, world)
         own = scratch if world.leads else scratch / f"process-{world.rank}"
         self.journal = Journal(own / METRICS, self.state.step)
-        self.examiner = Examiner(onlookers.examine, config, self.spread, self.average, own, self.state)
+        looks, before = onlookers.examine, onlookers.beforehand
+        self.examiner = Examiner(looks, config, self.spread, self.average, own, self.state, before)
         self.metrics: list[str] = []
         """What the objective tells beside its loss."""
         self._halved = self._warm = False

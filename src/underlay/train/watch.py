@@ -40,6 +40,8 @@ class Onlookers:
     """By name; each gets every row of figures."""
     documents: Callable[[range], Sequence[str]] = lambda _: ()
     """Names what stands in samples of these numbers, what most of it is first."""
+    beforehand: bool = False
+    """Whether also before the first step: where the model knows something already."""
 
 
 NOBODY = Onlookers()

@@ -113,6 +113,18 @@ def answer(
     return Answers(found.predictions, found.left_out, direct).spread(left, count)
 
 
+def unaskable(engine: Engine, task: Task, example: Example, votes: int = 1) -> str | None:
+    """Why an example cannot be put to an engine by a task, by itself and without demonstrations; None: it can."""
+    writer = Writer(engine.tokenizer, task)
+    labels = task.output.labels if votes == 1 else ()
+    room = max((len(writer.whole(label)) for label in labels), default=task.decoding.max_tokens)
+    try:
+        writer.fitted(task.case(example), [[]], room, engine.context)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _shots(task: Task, settings: PromptSettings) -> int:
     wanted = task.shots if settings.shots is None else settings.shots
     return len(task.demonstrations) if wanted is None else wanted

@@ -22,6 +22,9 @@ class ReinforceConfig(Config):
     reward: str | None = None
     """What answers are worth: `parses`, `signature`, `matches` or `length`, or a function of your own as
     `path/to/file.py:name`, which takes a problem and an answer and gives a number, or None where it cannot tell."""
+    rubric: str | None = None
+    """The task by which a model that is no reward model judges answers: a YAML file with labels and what each is
+    worth."""
     group: int = Field(default=8, gt=0)
     """Answers to a problem in a step; grpo needs at least two."""
     temperature: float = Field(default=1.0, gt=0)
