@@ -44,7 +44,9 @@ def adapt(
     ] = None,
     reward: Annotated[
         str | None,
-        typer.Option(help="What answers are worth, with grpo and ppo: parses, matches, FILE.py:function, or a model."),
+        typer.Option(
+            help="What answers are worth, with grpo and ppo: parses, resembles, matches, FILE.py:function, or a model."
+        ),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="The model to learn from, with --objective distil.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the additions, with --method lora.")] = None,

@@ -241,7 +241,7 @@ def adapt_recipe(
     train = {"passes": 3, "context": context, "optimizer": pace, **_BATCH["spoken" if spoken else "labelled"]}
     if isinstance(objective, dict) and objective.get("name") in ("grpo", "ppo"):
         paced = {"optimizer": _PACE["rewarded"][method], **_BATCH["labelled"]}
-        train = {"steps": 100, "context": context, "outliers": None, **paced}
+        train = {"steps": 100, "context": context, **paced}
     stage = {"verb": "adapt", **settings, **roles, "train": {**train, **settings.get("train", {})}}
     return make_recipe({"name": name, "stages": {"adapt": stage}}, "adapt", assignments)
 

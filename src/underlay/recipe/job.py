@@ -68,7 +68,7 @@ class Verb:
 
     def config(self, settings: Config) -> dict[str, Any]:
         """What belongs to a stage's order beside its inputs, as JSON."""
-        return settings.model_dump(mode="json", exclude={"verb", "name", "record", *self.takes}) | self.outside(
+        return settings.model_dump(mode="json", exclude={"verb", "name", "record", "when", *self.takes}) | self.outside(
             settings
         )
 
