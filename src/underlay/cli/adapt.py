@@ -45,7 +45,7 @@ def adapt(
     reward: Annotated[
         str | None,
         typer.Option(
-            help="What answers are worth, with grpo and ppo: parses, resembles, matches, FILE.py:function, or a model."
+            help="What answers are worth, with grpo and ppo: parses, resembles, matches, FILE.py:function, a model."
         ),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="The model to learn from, with --objective distil.")] = None,

@@ -139,6 +139,11 @@ def files_beside(settings: Config) -> dict[str, str]:
     return found
 
 
+def rewarded(settings: Config) -> bool:
+    """Whether the stage learns from its own answers, which one process makes."""
+    return isinstance(settings, stages.AdaptStage) and isinstance(settings.objective, ReinforceObjective)
+
+
 def with_head(settings: stages.AdaptStage) -> bool:
     """Whether the model gets a head for a task."""
     return isinstance(settings.objective, HeadObjective | RewardObjective)

@@ -94,11 +94,13 @@ def _made(
     name = settings.name or recipe.name
     order = Order(verb.kind(settings), name, settings.verb, config, inputs, seed, verb.revision)
     order = extend.asked_again(order, library)
-    work = _work(order, settings, recipe.seed, library, listener, verb.work, world, engine)
+    together = verb.trains and not verb.alone(settings)
+    own = world if together else alone()
+    work = _work(order, settings, recipe.seed, library, listener, verb.work, own, engine)
     waiting = partial(listener.said, "another process is busy with this stage; waiting")
     excluding.refuse(settings.verb, inputs, library)
     usable = excluding.usable(settings.verb, library)
-    return make(world, library, order, work, verb.trains, waiting, usable)
+    return make(world, library, order, work, together, waiting, usable)
 
 
 def _work(

@@ -14,7 +14,7 @@ from underlay.data.curate.harm import fingerprint as fingerprint_words
 from underlay.data.curate.privacy import Pseudonyms, read_key
 from underlay.library import Artifact, Draft, Kind, Library
 from underlay.recipe import stages
-from underlay.recipe.adapting import adapt, files_beside, merge_adapter, with_head
+from underlay.recipe.adapting import adapt, files_beside, merge_adapter, rewarded, with_head
 from underlay.recipe.carding import make_card
 from underlay.recipe.evaluating import evaluate
 from underlay.recipe.exampling import make_examples, which_files
@@ -180,6 +180,7 @@ VERBS: Mapping[str, Verb] = {
         adapt,
         seeded=True,
         trains=True,
+        alone=rewarded,
         outside=files_beside,
         instead=_makes_adapter,
     ),
