@@ -105,13 +105,14 @@ def adapt(job: Job) -> None:
             save_model(lesson.model, folder, folded(lesson.model, load_model(base.folder)))
         else:
             write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
-        if measure is not None and not train.examine_steps:
-            with undisturbed(lesson.model, train.compiles()):
-                job.draft.metrics |= measure().figures
 
     job = replace(job, settings=settings.model_copy(update={"train": train}))
     objective_, rows = lesson.objective, len(source)
-    if trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save) is None:
+    outcome = trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save)
+    if measure is not None and not train.examine_steps:
+        with undisturbed(lesson.model, train.compiles()):  # by all processes: each may hold a part of the model
+            job.draft.metrics |= measure().figures
+    if outcome is None:
         return
     job.draft.metrics |= {"examples": lesson.count, "left_out": dict(lesson.left_out), "rows": rows, **lesson.metrics}
     job.draft.metrics |= {"learning": learning, "objective": objective.name}
