@@ -45,8 +45,8 @@ def adapt(
     reward: Annotated[
         str | None,
         typer.Option(
-            help="What answers are worth, with grpo and ppo: parses, matches, FILE.py:function, a reward model, or "
-            "judge:TASK.yaml, by which --judge says it."
+            help="What answers are worth, with grpo and ppo: parses, resembles, matches, FILE.py:function, a reward "
+            "model, or judge:TASK.yaml, by which --judge says it."
         ),
     ] = None,
     judge: Annotated[

@@ -117,7 +117,7 @@ def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[s
 
     Where steps have a `reward`, it is drawn in the place of the loss, which then says nothing by itself.
     """
-    earns = bool(steps) and "reward" in steps[0]
+    earns = rewarded(steps)
     tokens, loss = _column([step for step in steps if step.get("kept", 1)], "reward" if earns else "loss")
     axes.set_title("mean reward" if earns else "loss, nats per token", loc="left", x=0, fontsize=9, color=ink.muted)
     if tie:
@@ -168,6 +168,11 @@ def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[s
 def _parts(evaluations: Rows) -> list[str]:
     """Held-out losses of kinds of text by themselves."""
     return [key for key in (evaluations[-1] if evaluations else ()) if key.startswith("heldout_loss.")]
+
+
+def rewarded(steps: Rows) -> bool:
+    """Whether steps learned from rewards."""
+    return bool(steps) and "reward" in steps[0]
 
 
 def _name_ends(axes: Axes, ends: list[tuple[float, float, str]], span: float, straight: bool) -> None:

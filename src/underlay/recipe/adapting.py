@@ -109,13 +109,14 @@ def adapt(job: Job) -> None:
             save_model(lesson.model, folder, folded(lesson.model, load_model(base.folder)))
         else:
             write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
-        if measure is not None and not train.examine_steps:
-            with undisturbed(lesson.model, train.compiles()):
-                job.draft.metrics |= measure().figures
 
     job = replace(job, settings=settings.model_copy(update={"train": train}))
     objective_, rows = lesson.objective, len(source)
-    if trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save) is None:
+    outcome = trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save)
+    if measure is not None and not train.examine_steps:
+        with undisturbed(lesson.model, train.compiles()):  # by all processes: each may hold a part of the model
+            job.draft.metrics |= measure().figures
+    if outcome is None:
         return
     job.draft.metrics |= {"examples": lesson.count, "left_out": dict(lesson.left_out), "rows": rows, **lesson.metrics}
     job.draft.metrics |= {"learning": learning, "objective": objective.name}
@@ -143,6 +144,11 @@ def files_beside(settings: Config) -> dict[str, str]:
                 raise UserError(f"{place}: no such file")
             found[key] = file_digest(Path(place))
     return found
+
+
+def rewarded(settings: Config) -> bool:
+    """Whether the stage learns from its own answers, which one process makes."""
+    return isinstance(settings, stages.AdaptStage) and isinstance(settings.objective, ReinforceObjective)
 
 
 def with_head(settings: stages.AdaptStage) -> bool:
@@ -248,7 +254,7 @@ def adapt_recipe(
     train = {"passes": 3, "context": context, "optimizer": pace, **_BATCH["spoken" if spoken else "labelled"]}
     if isinstance(objective, dict) and objective.get("name") in ("grpo", "ppo"):
         paced = {"optimizer": _PACE["rewarded"][method], **_BATCH["labelled"]}
-        train = {"steps": 100, "context": context, "outliers": None, **paced}
+        train = {"steps": 100, "context": context, **paced}
     stage = {"verb": "adapt", **settings, **roles, "train": {**train, **settings.get("train", {})}}
     return make_recipe({"name": name, "seed": seed, "stages": {"adapt": stage}}, "adapt", assignments)
 

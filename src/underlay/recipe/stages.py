@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from underlay.adapt.answers import AnswerConfig
 from underlay.adapt.examples import ExamplesConfig
@@ -306,6 +306,9 @@ class AdaptStage(Stage):
     """With lora: an adapter of the same model to go on from."""
     extend: str | None = None
     """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
+    when: PairKind | None = None
+    """Learn only where the examples are pairs of this kind out of a corpus; otherwise the stage makes nothing, and its
+    model goes on as it is. For recipes that read any corpus."""
     objective: ObjectiveSettings = None
     """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `distil`,
     `head`, `dpo`, `ipo`, `hinge`, `kto`, `reward`, `grpo`, `ppo`."""
@@ -320,6 +323,14 @@ class AdaptStage(Stage):
     """Tools that draw the run's figures while it goes on: `tensorboard`, `mlflow`, `wandb`."""
     train: TrainConfig
     """How it is trained."""
+
+    @field_validator("train", mode="after")
+    @classmethod
+    def _rewards_come_at_once(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        """Where rewards stay away for long, the steps in which they come stand out, and are what is learned from."""
+        if not isinstance(info.data.get("objective"), ReinforceObjective) or "outliers" in train.model_fields_set:
+            return train
+        return train.model_copy(update={"outliers": None})
 
     @model_validator(mode="after")
     def _used(self) -> Self:
@@ -340,6 +351,8 @@ class AdaptStage(Stage):
             raise ValueError("objective.rubric: a model judges by it; name that as reward_model")
         if self.method == "lora" and self.extend is not None:
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
+        if self.method == "lora" and self.when is not None:
+            raise ValueError("when: not with lora; a model that goes on as it is is no adapter")
         return self
 
 
@@ -387,8 +400,8 @@ class EvaluateStage(Stage):
     verb: Literal["evaluate"] = "evaluate"
     base: str
     """The base model."""
-    model: str
-    """The adapted model."""
+    models: dict[Name, str] = Field(min_length=1)
+    """What was made of it, step after step, each by the name that it is told of under: `{adapted: adapt}`."""
     corpus: str
     """The corpus that the models' dataset was packed from; of several, the one whose held-out documents are scored."""
     max_bytes: int = Field(default=1_000_000, gt=0)
@@ -397,6 +410,13 @@ class EvaluateStage(Stage):
     """Function bodies to sample from each model."""
     max_tokens: int = Field(default=128, gt=0)
     """Longest sampled body."""
+
+    @field_validator("models")
+    @classmethod
+    def _beside_the_base(cls, models: dict[str, str]) -> dict[str, str]:
+        if "base" in models:
+            raise ValueError("base: that is the base model; give it another name")
+        return models
 
 
 class TraceStage(Stage):
@@ -417,10 +437,8 @@ class ReportStage(Stage):
     """The corpus as it was curated."""
     base: str
     """The base model."""
-    model: str
-    """The adapted model."""
     evaluation: str
-    """What was measured."""
+    """What was measured of it and of what was made of it, which are shown as well."""
     index: str
     """The trace index."""
     prompts: tuple[str, ...] = ()

@@ -59,6 +59,8 @@ def told(
         yield f"about {_span(2 * at_peak * tokens)} at half of this machine's matrix products"
     if rows < config.micro_rows:
         yield f"memory is short: {rows} rows at once instead of {config.micro_rows}, as many in a step"
+    if found.silent:
+        yield "no gradient comes of the first rows, so whether all parameters can learn is not known"
     if found.unreached:
         yield f"no gradient reaches {', '.join(found.unreached[:3])}" + (" ..." if found.unreached[3:] else "")
     if chance is not None and not 0.95 < found.loss / chance < 1.05:

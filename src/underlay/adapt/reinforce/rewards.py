@@ -32,6 +32,7 @@ class Reward(Protocol):
 REWARDS: Mapping[str, Reward] = {
     "parses": checks.parses,
     "signature": checks.signature,
+    "resembles": checks.resembles,
     "matches": checks.matches,
     "length": checks.length,
 }
