@@ -15,9 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from underlay.adapt.new_tokens import rows_of
 from underlay.config import Config
 from underlay.errors import UserError
-from underlay.models import Decoder, Encoder
+from underlay.models import Decoder, Encoder, Model
 from underlay.models.adapter import Adapter, LowRank, check
 from underlay.models.nf4 import to_nf4
 from underlay.models.parts import Embedding, Linear, LoraLinear, computed
@@ -110,14 +111,15 @@ def hold(model: nn.Module, dtype: torch.dtype) -> None:
             module.weight.data = module.weight.data.to(computed(dtype, module.weight.device))
 
 
-def adapter_of(model: nn.Module) -> Adapter:
+def adapter_of(model: Model) -> Adapter:
     """What the changes of a model have learned; on the CPU."""
     return Adapter(
         {
             name: LowRank(module.lora_a.detach().cpu().clone(), (module.scale * module.lora_b.detach()).cpu())
             for name, module in model.named_modules()
             if isinstance(module, LoraLinear)
-        }
+        },
+        rows_of(model),
     )
 
 

@@ -16,6 +16,7 @@ from underlay import __version__
 from underlay.cli import (
     adapt,
     answers,
+    attack,
     card,
     curate,
     data,
@@ -94,6 +95,7 @@ for module in (
     data,
     transferring,
     adapt,
+    attack,
     prompt,
     ladder,
     quantise,

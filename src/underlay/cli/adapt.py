@@ -28,9 +28,10 @@ def adapt(
         ),
     ],
     method: Annotated[
-        Literal["full", "lora", "head"],
+        Literal["full", "lora", "head", "soft_prompt", "prefix"],
         typer.Option(
-            help="full: change all weights; lora: learn small additions, an adapter; head: a head for a task alone."
+            help="full: change all weights; lora: learn small additions, an adapter; head: a head for a task alone; "
+            "soft_prompt, prefix: learn what stands before every conversation, an adapter too."
         ),
     ] = "full",
     objective: Annotated[
@@ -41,6 +42,14 @@ def adapt(
     ] = None,
     heldout: Annotated[
         list[str] | None, typer.Option("--heldout", metavar="FILE", help="Examples that are only measured on.")
+    ] = None,
+    robust: Annotated[
+        list[str] | None,
+        typer.Option("--robust", metavar="KIND", help="Learn to withstand spelling, paraphrase, gradient; repeatable."),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option("--attack", metavar="KIND", help="Measure what is held out under such an attack; repeatable."),
     ] = None,
     reward: Annotated[
         str | None,
@@ -56,6 +65,10 @@ def adapt(
     rank: Annotated[int | None, typer.Option(min=1, help="Of the additions, with --method lora.")] = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="ADAPTER", help="An adapter in the library to go on from, with --method lora.")
+    ] = None,
+    new_token: Annotated[
+        list[str] | None,
+        typer.Option("--new-token", metavar="TEXT", help="A token that the model is to have, as <think>; repeatable."),
     ] = None,
     template: Annotated[
         str | None,
@@ -88,7 +101,8 @@ def adapt(
     shelf = open_library(library)
     base = shelf.find(model, "model")
     settings: dict[str, Any] = {"method": "full" if method == "head" else method}
-    given = {"adapter": adapter, "template": template, "objective": objective, "teacher": teacher}
+    given: dict[str, Any] = {"adapter": adapter, "template": template, "objective": objective, "teacher": teacher}
+    given |= {key: {"kinds": kinds} for key, kinds in (("robust", robust), ("attack", attack)) if kinds}
     settings |= {key: value for key, value in given.items() if value is not None}
     if method == "head":
         if objective not in (None, "head"):
@@ -98,6 +112,8 @@ def adapt(
         settings |= rewarded(objective, reward, judge)
     elif reward is not None or judge is not None:
         raise UserError("--reward: only with --objective grpo or ppo, and --judge beside it")
+    if new_token:
+        settings["new_tokens"] = new_token
     if rank is not None:
         settings["lora"] = {"rank": rank}
     length = [f"adapt.train.steps={steps}"] if steps else [f"adapt.train.passes={passes}"] if passes else []

@@ -102,6 +102,7 @@ class EngineChoice:
 
     def load(self, shelf: "Library", artifact: "Artifact") -> "Engine":
         """Our engine of a model, its adapters loaded. Raises UserError."""
+        from underlay.formats.soft_prompts import kind_of as soft_kind
         from underlay.generate import Engine
 
         folders, memory = (
@@ -109,11 +110,70 @@ class EngineChoice:
             None if self.memory is None else as_bytes("--memory", self.memory),
         )
         guesser = self._guesser(shelf, artifact)
+        if soft := [name for name, folder in folders.items() if soft_kind(folder)]:
+            return self._behind(artifact, folders, soft[0], memory, guesser)
+        if grown := self._grown(artifact, folders, memory, guesser):
+            return grown
         engine = Engine.load(
             artifact.folder, self.slots, self.precision, memory=memory, cache=self.cache, guesser=guesser
         )
         for name, folder in folders.items():
             engine.add_adapter(name, engine.read_adapter(folder))
+        return engine
+
+    def _behind(
+        self, artifact: "Artifact", folders: dict[str, Path], name: str, memory: int | None, guesser: "Guesser | None"
+    ) -> "Engine":
+        """The engine of a model behind a soft prompt, which can only be the one adapter."""
+        from underlay.adapt.prompting.engine import PromptedEngine
+        from underlay.formats.soft_prompts import kind_of, read_prompt
+        from underlay.models.storage import load_decoder
+        from underlay.text import Tokenizer
+
+        if len(folders) > 1:
+            raise UserError(f"--adapter {name}: a soft prompt stands before every text; answer with it alone")
+        if kind_of(folders[name]) == "prefix":
+            raise UserError(
+                f"--adapter {folders[name]}: a prefix of keys and values is read from Python alone as yet "
+                "(underlay.adapt.prompting.soft.prefixed); to be answered with, learn a soft prompt"
+            )
+        if self.precision in ("int8", "int4"):
+            raise UserError(f"--precision {self.precision}: not with a soft prompt; it takes float32 or bfloat16")
+        model, tokenizer = load_decoder(artifact.folder), Tokenizer.load(artifact.folder)
+        prompt = read_prompt(folders[name], model)
+        precision = self.precision or "bfloat16"
+        return PromptedEngine(
+            model,
+            tokenizer,
+            prompt,
+            name,
+            slots=self.slots,
+            precision=precision,
+            memory=memory,
+            cache=self.cache,
+            guesser=guesser,
+        )
+
+    def _grown(
+        self, artifact: "Artifact", folders: dict[str, Path], memory: int | None, guesser: "Guesser | None"
+    ) -> "Engine | None":
+        """The engine of a model with an adapter that brings tokens of its own, merged; None where there is no such."""
+        from underlay.formats.peft import read_adapter
+        from underlay.generate import Engine
+        from underlay.models.adapter import Adapter, changed
+        from underlay.models.storage import load_config, load_decoder
+        from underlay.text import Tokenizer
+
+        if len(folders) != 1:
+            return None
+        ((name, folder),) = folders.items()
+        adapter = read_adapter(folder, load_config(artifact.folder))
+        if adapter.tokens is None:
+            return None
+        model, tokenizer = changed(load_decoder(artifact.folder), adapter), Tokenizer.load(folder)
+        precision = self.precision or "bfloat16"
+        engine = Engine(model, tokenizer, self.slots, precision, memory=memory, cache=self.cache, guesser=guesser)
+        engine.add_adapter(name, Adapter({}))
         return engine
 
     def load_vllm(self, shelf: "Library", artifact: "Artifact", growing: bool) -> "VllmEngine":

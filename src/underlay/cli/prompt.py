@@ -67,6 +67,7 @@ def prompt(
     """
     from underlay.adapt.examples import Example, ExamplesConfig, Problem, read_examples
     from underlay.adapt.prompting import PromptSettings, answer, embedder, measure, read_task, ready_tasks
+    from underlay.adapt.prompting.engine import PromptedEngine
     from underlay.cli.display import bar
     from underlay.models.storage import load_encoder
     from underlay.text import Message, Tokenizer
@@ -76,8 +77,6 @@ def prompt(
         return
     if (text is None) == (not data):
         raise UserError("give either a text to work on, or --data to measure on")
-    if adapter is not None:
-        raise UserError("--adapter: not with tasks yet; merge it into the model first")
     wanted = read_task(task)
     settings = PromptSettings(
         shots=shots,
@@ -100,6 +99,8 @@ def prompt(
         vectors = embedder(load_encoder(found.folder), Tokenizer.load(found.folder))
     choice = EngineChoice(min(16, max(1, len(examples))), precision, one_adapter(adapter), memory, cache)
     engine = choice.load(shelf, shelf.find(model, "model"))
+    if adapter is not None and not isinstance(engine, PromptedEngine):
+        raise UserError("--adapter: only soft prompts with tasks as yet; merge the adapter into the model first")
     with bar("answering", console(stderr=True)) as progress:
         answers = answer(engine, wanted, examples, settings, progress, vectors)
     if not data:

@@ -118,13 +118,6 @@ def funnel_bars(rows: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
     return shown
 
 
-def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval around a share of `count` tries, from low to high, both of 0 to 1 (Wilson, 1927)."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:
     """Name the files that say most, the furthest on either side of the line and the largest, where there is room."""
     if not points:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from underlay.adapt.prompting.measure import wilson
 from underlay.evaluate.curve import rewarded
 from underlay.evaluate.page import percent, render, shorten, visible
-from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, wilson
+from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve
 from underlay.evaluate.ranking import fold
 from underlay.trace.spans import covered
 
@@ -138,7 +138,11 @@ def write_report(data: ReportData, path: Path) -> None:
             (_trim(prompt), [replace(one, body=_trim(one.body)) for one in written])
             for prompt, written in data.functions[: _MOST["functions"]]
         ],
-        shares=[{"of": share, "interval": wilson(share.valid, share.count)} for share in data.shares if share.count],
+        shares=[
+            {"of": share, "interval": wilson(share.valid * share.count, share.count)[1:3]}
+            for share in data.shares
+            if share.count
+        ],
         doing=", ".join(percent(share.doing) for share in data.shares),
         completions=[_completion(each) for each in data.completions[: _MOST["completions"]]],
         caveats=list(dict.fromkeys(c["trace"]["caveat"] for c in data.completions if c.get("trace"))),

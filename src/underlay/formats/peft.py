@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from underlay.errors import UserError
+from underlay.formats import trained_tokens
 from underlay.formats.hf import outgoing
 from underlay.formats.keymap import Row
 from underlay.formats.safetensors import read_header, read_tensors
@@ -43,7 +44,7 @@ def load_adapter(folder: Path, model: Model) -> Adapter:
         raise UserError(f"{folder}: pickled weights, and a pickle can run any code; save them as safetensors")
     header = read_header(path)
     _check_dtypes(header.tensors, path)
-    pairs = _pairs(header.tensors, path)
+    pairs = _pairs([name for name in header.tensors if not trained_tokens.is_row(name)], path)
     tensors = dict(read_tensors(path, header))
     rows = {row.theirs[0].removesuffix(".weight"): row for row in outgoing(model.config)[1] if _matrices(row)}
     changes: dict[str, LowRank] = {}
@@ -62,7 +63,8 @@ def load_adapter(folder: Path, model: Model) -> Adapter:
         parts = row.read([up.T if _sideways(row) else up])
         for name, part in zip(row.ours, parts, strict=True):
             changes[name.removesuffix(".weight")] = LowRank(down, part.contiguous())
-    adapter = Adapter(changes)
+    rows_ = trained_tokens.read(values, tensors, model.config, path)
+    adapter = Adapter(changes, rows_)
     check(adapter, model, str(path))
     return adapter
 
@@ -105,7 +107,7 @@ def write_adapter(adapter: Adapter, config: TextConfig, folder: Path, base: str)
         raise UserError(f"{min(left)}: a change of it has no place in a {config.family} of other tools")
     rank = min(ranks.values())
     others = {module: own for module, own in ranks.items() if own != rank}
-    values = {
+    values: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if isinstance(config, DecoderConfig) and config.task is None else None,
         "base_model_name_or_path": base,
@@ -119,6 +121,10 @@ def write_adapter(adapter: Adapter, config: TextConfig, folder: Path, base: str)
         "fan_in_fan_out": sideways,
         "inference_mode": True,
     }
+    if adapter.tokens is not None:
+        indices, rows = trained_tokens.written(adapter.tokens, config)
+        values["trainable_token_indices"] = indices
+        tensors |= rows
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
     write_tensors(tensors, folder / WEIGHTS)
 
@@ -141,7 +147,7 @@ _HARMLESS = frozenset(
     """
     auto_mapping base_model_name_or_path corda_config eva_config exclude_modules fan_in_fan_out inference_mode
     layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core peft_version
-    qalora_group_size revision target_modules task_type ensure_weight_tying runtime_config
+    qalora_group_size revision target_modules task_type ensure_weight_tying runtime_config trainable_token_indices
     """.split()  # noqa: SIM905
 )
 """Keys that change nothing in what the tensors mean."""

@@ -6,7 +6,7 @@ the layers follow each other, each with its keys and then its values, head by he
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ from underlay.text.files import read_json
 
 _NAME = "prompt_embeddings"
 _LONGEST = 1 << 20
+
+
+def kind_of(folder: Path) -> Literal["prompt", "prefix"] | None:
+    """Which of them a folder of `peft` holds; None where it is another sort of adapter."""
+    found = read_json(folder / CONFIG, _LONGEST).get("peft_type")
+    return "prompt" if found == "PROMPT_TUNING" else "prefix" if found == "PREFIX_TUNING" else None
 
 
 def write_prompt(prompt: Tensor, model: Decoder, folder: Path, base: str) -> None:

@@ -139,7 +139,9 @@ class Engine:
     def submit(self, request: Request) -> Handle:
         """Queue a request; it moves with every `step`. Raises ParameterError where it cannot be honoured."""
         self.check(request)
-        prompt = fitted(request, self.context, self.tokenizer.start)
+        return self._queue(request, fitted(request, self.context, self.tokenizer.start))
+
+    def _queue(self, request: Request, prompt: list[int]) -> Handle:
         stop_ids = self._stop_ids(request)
         constraint = request.constraint
         grammar = None if constraint is None else self._grammars.compile(constraint, stop_ids)
@@ -205,6 +207,10 @@ class Engine:
         """Let requests name an adapter. Raises UserError where the name is taken or it does not fit the model."""
         if name in self._adapters:
             raise UserError(f"adapter {name!r} is loaded already; drop it first")
+        if adapter.tokens is not None:
+            raise UserError(
+                f"adapter {name!r} brings tokens of its own, and others know nothing of them; merge it into its model"
+            )
         self.runner.add_adapter(name, adapter)
         self._adapters[name] = adapter
 

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from underlay.errors import UserError
+from underlay.models.decoder import Decoder
+from underlay.models.encoder import Encoder
+from underlay.models.growing import TokenRows, with_rows
 from underlay.models.parts import Linear
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", Decoder, Encoder)
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,11 @@ class Adapter:
     """Changes by the name of the matrix, as the model calls it: `blocks.0.attention.query`."""
 
     changes: Mapping[str, LowRank]
+    tokens: TokenRows | None = None
+    """What was learned of tokens that the model did not have."""
 
     def negated(self) -> "Adapter":
-        """What takes the changes back."""
+        """What takes the changes back; tokens that were learned stay."""
         return Adapter({name: LowRank(change.down, -change.up) for name, change in self.changes.items()})
 
 
@@ -57,7 +62,7 @@ def check(adapter: Adapter, model: nn.Module, where: str = "the adapter") -> Non
 def changed(model: M, adapter: Adapter) -> M:
     """A copy of a model with an adapter's changes in its weights. Raises UserError where they do not fit it."""
     check(adapter, model)
-    merged = copy.deepcopy(model)
+    merged = copy.deepcopy(model) if adapter.tokens is None else with_rows(model, adapter.tokens)
     with torch.no_grad():
         for name, change in adapter.changes.items():
             weight: Tensor = merged.get_submodule(name).weight  # type: ignore[assignment]

@@ -11,6 +11,7 @@ import torch
 from underlay.adapt.examples import Example, Examples
 from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
+from underlay.adapt.new_tokens import enlarge, learn_rows, settle, tell_missing
 from underlay.adapt.prompting.task import fingerprint
 from underlay.adapt.reinforce import without_critic
 from underlay.adapt.reinforce.source import KEPT
@@ -21,6 +22,7 @@ from underlay.formats.peft import read_adapter, write_adapter
 from underlay.library import Artifact, Library
 from underlay.library.manifest import file_digest
 from underlay.models import Decoder
+from underlay.models.growing import with_rows
 from underlay.models.shorter import shortened
 from underlay.models.storage import load_config, load_decoder, load_model, parameter_count, save_model
 from underlay.plan.flops import training_flops
@@ -37,6 +39,8 @@ from underlay.recipe.objectives import (
 )
 from underlay.recipe.reading import read_in_examples
 from underlay.recipe.recipe import Recipe, make_recipe
+from underlay.recipe.robustness import Measure, hardened, under_attack
+from underlay.recipe.softening import is_soft, soft_lesson, soft_measure, write_soft
 from underlay.recipe.training import recorders_of, trained
 from underlay.text import Tokenizer
 from underlay.text.files import TOKENIZER
@@ -71,18 +75,37 @@ def adapt(job: Job) -> None:
         model = load_model(base.folder)
     if settings.blocks is not None:
         model = shortened(model, settings.blocks)
+    new = range(tokenizer.size, tokenizer.size + len(settings.new_tokens))
+    if new:
+        model, tokenizer = enlarge(model, tokenizer, settings.new_tokens)
+        teaching = replace(teaching, tokenizer=tokenizer)
+        tell_missing(settings.new_tokens, split.learned, job.log)
     if train.context > model.config.context:
         raise UserError(f"adapt.train.context {train.context} is longer than the model's {model.config.context}")
     start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
+    if start is not None and start.tokens is not None:
+        raise UserError(f"{job.inputs['adapter'].reference}: brings tokens of its own; merge it into its model first")
     if settings.method == "lora" and not with_head(settings):
         attach(model, settings.lora, job.seed, train.dtype(), start)
-    lesson = teaching.lesson(model, split.learned, objective)
+        learn_rows(model, new)
+    if is_soft(settings):
+        lesson = soft_lesson(model, settings, teaching, split.learned)
+    else:
+        lesson = hardened(
+            teaching.lesson(model, split.learned, objective), settings, objective, teaching, split.learned
+        )
     if settings.method == "lora" and with_head(settings):
         attach(lesson.model, settings.lora, job.seed, train.dtype(), start, lesson.fresh)
+        learn_rows(lesson.model, new)
     source = lesson.source
     out = "".join(f", {count:,} {reason}" for reason, count in lesson.left_out.items())
     job.log(f"{lesson.count:,} examples, to learn {objective.name}, in {len(source):,} rows{out}")
-    measure = teaching.measure(lesson, split.heldout, objective, model) if split.heldout else None
+    measure: Measure | None = None
+    if split.heldout and is_soft(settings):
+        measure = soft_measure(lesson, settings, teaching, split.heldout)
+    elif split.heldout:
+        measure = teaching.measure(lesson, split.heldout, objective, model)
+    measure = under_attack(measure, settings, lesson.model, teaching, split.heldout)
     if train.examine_steps and measure is None:
         raise UserError(
             "adapt.train.examine_steps: there are no examples to measure on; name some as heldout, or leave it out"
@@ -105,8 +128,12 @@ def adapt(job: Job) -> None:
                 shutil.copytree(kept, folder / KEPT)
         if settings.method == "full":
             save_model(lesson.model, folder, weights)
+        elif is_soft(settings):
+            write_soft(lesson.model, folder, base.reference)
         elif with_head(settings):
-            save_model(lesson.model, folder, folded(lesson.model, load_model(base.folder)))
+            before = load_model(base.folder)
+            settle(lesson.model, before)
+            save_model(lesson.model, folder, folded(lesson.model, before))
         else:
             write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
 
@@ -163,6 +190,7 @@ def length_of(settings: stages.AdaptStage, objective: AnyObjective) -> TrainConf
     """
     train = settings.train
     ragged = not isinstance(objective, InstructObjective | DistilObjective) or settings.lora.base != "float"
+    ragged |= is_soft(settings)
     return train.model_copy(update={"compile": False}) if ragged and train.compile is None else train
 
 
@@ -208,6 +236,8 @@ def merge_adapter(job: Job) -> None:
     kept = parse(LoraConfig, adapter.manifest.config.get("lora", {}), adapter.reference)
     model = as_kept(load_decoder(base.folder), kept)
     change = read_adapter(adapter.folder, model.config)
+    if change.tokens is not None:
+        model = with_rows(model, change.tokens)
     merged = merge(model, change)
     rows = torch.randint(
         model.config.vocabulary,
@@ -247,7 +277,8 @@ def adapt_recipe(
     form, method = examples.manifest.metrics["form"], settings.get("method", "full")
     spoken = form in ("conversation", "preference", "judgement")
     context = min(load_config(model.folder).context, _LONGEST_ROW if spoken else _LONGEST_TEXT)
-    pace = dict(_PACE["spoken" if form == "conversation" else "preferred" if spoken else "labelled"][method])
+    kind = "spoken" if form == "conversation" else "preferred" if spoken else "labelled"
+    pace = dict(_PACE[kind].get(method, _SOFT_PACE))
     objective = settings.get("objective")
     if isinstance(objective, dict) and objective.get("frozen"):
         pace = {"muon": False, "adam_lr": 0.003}
@@ -272,3 +303,5 @@ _PACE: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "labelled": {"full": {"muon": False, "adam_lr": 0.0003}, "lora": {"adam_lr": 0.001}},
 }
 """How fast models learn by default."""
+_SOFT_PACE = {"muon": False, "adam_lr": 0.01}
+"""How fast learns what stands before conversations; it is little, and nothing else can give way."""

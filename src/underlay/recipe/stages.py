@@ -10,6 +10,8 @@ from underlay.adapt.ladder import RungName
 from underlay.adapt.lora import LoraConfig
 from underlay.adapt.pairs import PairKind
 from underlay.adapt.prompting import Task, read_task
+from underlay.adapt.prompting.soft import SoftSettings
+from underlay.adapt.robust import AttackSettings, RobustSettings
 from underlay.config import Config, quantity
 from underlay.data import (
     ClassifierConfig,
@@ -25,7 +27,13 @@ from underlay.data import (
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
 from underlay.models.config import TextConfig
 from underlay.models.families import DIALLED
-from underlay.recipe.objectives import DistilObjective, HeadObjective, ObjectiveSettings, ReinforceObjective
+from underlay.recipe.objectives import (
+    DistilObjective,
+    HeadObjective,
+    InstructObjective,
+    ObjectiveSettings,
+    ReinforceObjective,
+)
 from underlay.train import TrainConfig
 from underlay.train.record import RecorderName
 
@@ -34,6 +42,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 TaskSettings = Annotated[Task, BeforeValidator(lambda given: read_task(given) if isinstance(given, str) else given)]
 """A task, or where it stands."""
+
+
+def _with_words(given: Any) -> Any:
+    """Tokens alone in the place of tokens with words that tell what they mean."""
+    if isinstance(given, list | tuple):
+        return dict.fromkeys(given, "")
+    return given
 
 
 class Stage(Config):
@@ -312,11 +327,22 @@ class AdaptStage(Stage):
     objective: ObjectiveSettings = None
     """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `distil`,
     `head`, `dpo`, `ipo`, `hinge`, `kto`, `reward`, `grpo`, `ppo`."""
-    method: Literal["full", "lora"] = "full"
+    method: Literal["full", "lora", "soft_prompt", "prefix"] = "full"
     """What changes: all weights, or low-rank additions to them, which make an adapter; where a model gets a head for a
-    task, too, they are merged in the end."""
+    task, too, they are merged in the end. Or what stands before every conversation, which makes an adapter too: rows of
+    the embedding, or keys and values of every layer."""
     lora: LoraConfig = LoraConfig()
     """Of the method lora."""
+    robust: RobustSettings = None
+    """What the model learns to withstand, beside clean inputs: a list of `spelling`, `paraphrase` and `gradient` will
+    do."""
+    attack: AttackSettings = None
+    """By what it is attacked on held-out texts with labels, to measure how it holds up; by default as `robust` says."""
+    new_tokens: Annotated[dict[str, str], BeforeValidator(_with_words)] = Field(default={})
+    """Tokens that the model is to have, such as `[<think>, </think>]`: each becomes one id wherever its text stands.
+    With words, `{<think>: begin to think}`, a token begins as the mean of theirs; else as the mean of all."""
+    soft: SoftSettings = SoftSettings()
+    """Of the methods soft_prompt and prefix."""
     template: str | None = None
     """How conversations are written, for a tokenizer that does not know: `alpaca`, `chatml`, `llama3`, or a file."""
     record: tuple[RecorderName, ...] = ()
@@ -353,7 +379,24 @@ class AdaptStage(Stage):
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
         if self.method == "lora" and self.when is not None:
             raise ValueError("when: not with lora; a model that goes on as it is is no adapter")
+        if self.new_tokens and self.adapter is not None:
+            raise ValueError("new_tokens: not on top of an adapter; merge it into its model first")
+        self._soft()
         return self
+
+    def _soft(self) -> None:
+        """Raise ValueError for what does not go with what stands before conversations."""
+        if self.method not in ("soft_prompt", "prefix"):
+            if self.soft != SoftSettings():
+                raise ValueError(f"soft: only with the methods soft_prompt and prefix, and it is {self.method}")
+            return
+        if self.objective is not None and not isinstance(self.objective, InstructObjective):
+            raise ValueError(f"method {self.method}: learns from conversations (instruct), not {self.objective.name}")
+        for key in ("extend", "blocks", "robust", "new_tokens"):
+            if getattr(self, key):
+                raise ValueError(f"{key}: not with {self.method}")
+        if self.train.short_rows:
+            raise ValueError(f"train.short_rows: not with {self.method}, which stands before whole rows")
 
 
 class MergeStage(Stage):

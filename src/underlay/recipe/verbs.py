@@ -142,7 +142,7 @@ def _tokenizer_of(library: Library, dataset: Artifact) -> Tokenizer:
 
 def _makes_adapter(settings: Config) -> Kind | None:
     assert isinstance(settings, stages.AdaptStage)
-    return "adapter" if settings.method == "lora" and not with_head(settings) else None
+    return "adapter" if settings.method != "full" and not with_head(settings) else None
 
 
 def _which_key(settings: Config) -> dict[str, str]:

@@ -138,6 +138,22 @@ class Tokenizer:
         """The same tokens under other settings, named as in `tokenizer_config.json`."""
         return Tokenizer(parse_backend(self._backend.to_str(), TOKENIZER), {**self._config, **settings})
 
+    def extended(self, tokens: Sequence[str]) -> "Tokenizer":
+        """One with more tokens, whose ids follow on its size; their text becomes one id wherever it stands.
+
+        Raises UserError where a token is empty or has spaces at its ends, is named twice, or is there already.
+        """
+        backend = parse_backend(self._backend.to_str(), TOKENIZER)
+        for number, text in enumerate(tokens):
+            if not text or text != text.strip():
+                raise UserError(f"new token {text!r}: write at least a sign, and no space at its ends")
+            if backend.token_to_id(text) is not None:
+                raise UserError(f"new token {text!r}: the tokenizer has it already")
+            backend.add_tokens([AddedToken(text, normalized=False)])
+            if backend.token_to_id(text) != self._size + number:
+                raise UserError(f"new token {text!r}: the tokenizer's ids have gaps, so nothing can follow on them")
+        return Tokenizer(backend, self._config)
+
     @property
     def config(self) -> Mapping[str, object]:
         """What `tokenizer_config.json` says, as far as it is understood here."""

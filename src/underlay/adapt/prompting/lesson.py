@@ -33,20 +33,41 @@ def lesson(
     A row is one example and the soft prompt, together at most `context` tokens. Raises UserError where an example does
     not go with the task, none fits, or the prompt leaves no room.
     """
-    room = context - settings.tokens
-    if room < 2:
-        raise UserError(f"tokens: {settings.tokens} leave no room in rows of {context} tokens (train.context)")
     told = [replace(example, body=task.conversation(example)) for example in examples]
     if not told:
         raise UserError(f"{task.name}: there are no examples to learn from; name a file with at least one")
-    rows = Conversations(told, tokenizer, room, seed, packing=False, progress=progress)
+    return conversation_lesson(model, tokenizer, told, settings, context, seed, dtype, progress)
+
+
+def conversation_lesson(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    settings: SoftConfig,
+    context: int,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress = silent,
+) -> Lesson:
+    """The same for conversations as they stand: what the assistant says in them is learned."""
+    room = context - settings.tokens
+    if room < 2:
+        raise UserError(f"tokens: {settings.tokens} leave no room in rows of {context} tokens (train.context)")
+    rows = Conversations(examples, tokenizer, room, seed, packing=False, progress=progress)
     attach_soft(model, tokenizer, settings, seed, dtype)
-    if isinstance(model.embedding, PromptedEmbedding):
-        source, objective = SoftRows(rows, model.embedding.ids()), CausalLM(dtype)
-    else:
-        source, objective = SoftRows(rows, ()), PrefixedLM(dtype)
+    source, objective = SoftRows(rows, prompt_ids(model)), objective_of(model, dtype)
     fresh = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return Lesson(model, source, objective, len(rows.numbers), dict(rows.left_out), fresh=fresh)
+
+
+def prompt_ids(model: Decoder) -> list[int]:
+    """What rows begin with: the tokens of the model's prompt; a prefix has none."""
+    return model.embedding.ids() if isinstance(model.embedding, PromptedEmbedding) else []
+
+
+def objective_of(model: Decoder, dtype: torch.dtype) -> CausalLM:
+    """How a model reads what stands behind its prompt, or its prefix."""
+    return CausalLM(dtype) if isinstance(model.embedding, PromptedEmbedding) else PrefixedLM(dtype)
 
 
 @dataclass(frozen=True)

@@ -32,15 +32,20 @@ _COMMON = 5000
 """Where no words are given, tokens are drawn among so many; the first of a vocabulary are its most common."""
 
 
-class SoftConfig(Config):
-    """What is learned in front of every input."""
+class SoftSettings(Config):
+    """How long it is what is learned in front of every input, and what it starts from."""
 
-    kind: Literal["prompt", "prefix"] = "prompt"
-    """Rows of the embedding, or keys and values of every layer."""
     tokens: int = Field(default=20, gt=0)
     """How long it is; it takes as many positions of the context."""
     words: str = ""
     """What it starts from, as often as there is room for it; by default tokens drawn by the seed."""
+
+
+class SoftConfig(SoftSettings):
+    """What is learned in front of every input."""
+
+    kind: Literal["prompt", "prefix"] = "prompt"
+    """Rows of the embedding, or keys and values of every layer."""
 
 
 class PromptedEmbedding(Embedding):
