@@ -13,9 +13,11 @@ Each runs in a process of its own, one after the other, in rounds, so that noise
 
 each with all weights (`full`), with LoRA of rank 16 on all matrices (`lora`), and, but for packing, by preferences of
 eight pairs a step (`dpo`: a function's body against that of the next one; what the starting model says is computed
-before on all sides). The rate is the median over steps but the
-first few, in which things are compiled. Needs `make bench-env`. Prints a table, one line a target, and writes
-`bench/results/adapt.json`. Exits non-zero where a target is missed. Run nothing else meanwhile.
+before on all sides), and by rewards (`grpo`: a step is eight answers of up to 64 tokens to each of eight prompts of up
+to 128, worth their length, and one update; an untrained model hardly ever stops, so all sides write as much). The rate
+is the median over steps but the first few, in which things are compiled; of `dpo` and `grpo` it is the mean. Needs
+`make bench-env`. Prints a table, one line a target, and writes `bench/results/adapt.json`. Exits non-zero where a
+target is missed. Run nothing else meanwhile.
 """
 
 import argparse
@@ -35,10 +37,13 @@ OTHERS = ROOT / ".venv-bench" / "bin" / "python"
 CONTEXT, TOKENS = 512, 4096
 """Longest conversation; tokens of a step, padding included."""
 WAYS = ("ours", "ours-unpacked", "trl", "trl-pure", "trl-packed")
-METHODS = ("full", "lora", "dpo")
+METHODS = ("full", "lora", "dpo", "grpo")
 APART = ("ours-unpacked", "trl-packed")
-"""Sides that only differ from others in packing, which pairs have none of."""
+"""Sides that only differ from others in packing, which pairs and problems have none of."""
+UNPACKED = ("dpo", "grpo")
 PAIRS = 640
+ROLLOUTS = {"prompts": 8, "group": 8, "prompt_tokens": 128, "answer_tokens": 64}
+"""Of a step of `grpo`."""
 
 RECIPE = """
 name: bench-adapt
@@ -90,7 +95,14 @@ def build(scratch: Path) -> dict[str, str]:
             asked, chosen, rejected = (m.content for m in (*one.messages, other.messages[1]))
             if len(tokenizer.encode(asked)) + max(len(tokenizer.encode(x)) for x in (chosen, rejected)) < CONTEXT - 8:
                 file.write(json.dumps({"prompt": asked, "chosen": chosen, "rejected": rejected}) + "\n")
-    places = {"model": model, "examples": examples, "exported": exported, "rows": rows, "pairs": pairs}
+    prompts = scratch / "prompts.jsonl"
+    with prompts.open("w") as file:
+        for line in pairs.read_text().splitlines():
+            asked = json.loads(line)["prompt"]
+            if len(tokenizer.encode(asked)) <= ROLLOUTS["prompt_tokens"] - 4:  # beside the marks of a turn
+                file.write(json.dumps({"prompt": asked}) + "\n")
+    places = {"model": model, "examples": examples, "exported": exported}
+    places |= {"rows": rows, "pairs": pairs, "prompts": prompts}
     return {name: str(place) for name, place in places.items()}
 
 
@@ -101,6 +113,7 @@ def run_side(way: str, method: str, given: dict[str, str], scratch: Path, steps:
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / f"cache-{way}-{method}"), "HF_HUB_OFFLINE": "1"}
     module = "ours" if ours else "rival"
     what = {"way": way, "method": method, "steps": steps, "context": CONTEXT, "tokens": TOKENS, **given}
+    what["rollouts"] = ROLLOUTS
     what["scratch"] = tempfile.mkdtemp(dir=scratch)
     command = [str(python), "-m", f"adaptation.{module}", json.dumps(what)]
     output = subprocess.run(
@@ -126,7 +139,7 @@ def targets_of(rows: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
         found.append((f"{method}: examples a second, ours / {name}", ours["rate"] / rate, 2.0))
         name, peak = best(method, "peak_mib")
         found.append((f"{method}: peak memory, {name} / ours", peak / ours["peak_mib"], 1.0))
-        if method != "dpo":
+        if method not in UNPACKED:
             unpacked = rows[f"ours-unpacked, {method}"]["rate"]
             found.append((f"{method}: examples a second, packed / unpacked", ours["rate"] / unpacked, 3.0))
     return [{"name": n, "value": value, "target": least, "met": value >= least} for n, value, least in found]
@@ -138,15 +151,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="steps of each side and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), help="sides to measure")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="what they do")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "bench-adapt")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
     given = build(options.scratch)
     measured: dict[str, list[dict[str, Any]]] = {}
     for _ in range(options.rounds):
-        for method in METHODS:
+        for method in options.methods:
             for way in options.ways:
-                if method == "dpo" and way in APART:
+                if method in UNPACKED and way in APART:
                     continue
                 steps = options.steps * (3 if method == "dpo" else 1)
                 one = run_side(way, method, given, options.scratch, steps)
@@ -162,7 +176,7 @@ def main() -> None:
             f"{name:22s} {row['rate']:8.1f} examples/s {row['tokens_per_second']:9.0f} learned tokens/s "
             f"{row['peak_mib']:6.0f} MiB"
         )
-    if set(options.ways) < set(WAYS):
+    if set(options.ways) < set(WAYS) or set(options.methods) < set(METHODS):
         return
     targets = targets_of(rows)
     print()

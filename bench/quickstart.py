@@ -49,7 +49,10 @@ def main() -> None:
     for stage, seconds in metrics["seconds"].items():
         print(f"{stage:13s} {seconds:7.1f} s")
     share = metrics["valid_function_share"]
-    print(f"functions     {share['base']:.0%} valid before adapting, {share['adapted']:.0%} after\n")
+    doing = metrics["doing_function_share"]
+    for name, valid in share.items():
+        print(f"functions     {valid:4.0%} valid, {doing[name]:4.0%} do something: {name}")
+    print()
 
     model = metrics["heldout_bits_per_byte"]
     targets = [

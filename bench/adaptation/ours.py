@@ -11,8 +11,8 @@ from adaptation.told import tell
 
 def main(what: dict[str, Any]) -> None:
     """Train for some steps."""
-    from underlay.adapt import instruct, preference
-    from underlay.adapt.examples import Example, Examples, Preference
+    from underlay.adapt import instruct, preference, reinforce
+    from underlay.adapt.examples import Example, Examples, Preference, Problem
     from underlay.adapt.lora import LoraConfig, attach
     from underlay.models.storage import load_decoder
     from underlay.text import Message, Tokenizer
@@ -43,6 +43,17 @@ def main(what: dict[str, Any]) -> None:
         lesson = preference.lesson(
             model, tokenizer, examples, preference.PreferenceConfig(), what["context"], 0, settings.dtype(), scratch
         )
+    elif what["method"] == "grpo":
+        shape = what["rollouts"]
+        rows = shape["prompts"] * shape["group"]
+        changed = {"batch_rows": rows, "micro_rows": rows, "compile": False, "outliers": None}
+        settings = settings.model_copy(update=changed)
+        asked = [json.loads(line)["prompt"] for line in Path(what["prompts"]).read_text().splitlines()]
+        examples = [Example(Problem((Message("user", one),)), "bench", 1, "PSF-2.0") for one in asked]
+        rewarded = reinforce.ReinforceConfig(
+            reward="length", group=shape["group"], max_tokens=shape["answer_tokens"], keep=what["steps"]
+        )
+        lesson = reinforce.lesson(model, tokenizer, examples, rewarded, what["context"], 0, settings, scratch)
     else:
         config = instruct.InstructConfig(packing=packed)
         examples = list(Examples(Path(what["examples"])))
@@ -51,7 +62,12 @@ def main(what: dict[str, Any]) -> None:
         )
     times: list[float] = []
     source: Any = lesson.source
-    train(model, lesson.objective, source, settings, scratch, lambda *_, **__: times.append(time.perf_counter()))
+    watch = lambda *_, **__: times.append(time.perf_counter())  # noqa: E731
+    outcome = train(model, lesson.objective, source, settings, scratch, watch)
+    if what["method"] == "grpo":
+        written = [row["length"] for row in outcome.journal]
+        tell(times, rows, rows * sum(written) / len(written), True, mode=settings.mode())
+        return
     share = settings.batch_rows / len(source)  # of a pass
     batches = (source.batch(row, 1) for row in range(len(source)))
     learned = sum(0.0 if batch.weights is None else float(batch.weights.sum()) for batch in batches)

@@ -12,6 +12,63 @@ PAIRS = 8
 """A step."""
 
 
+def reinforce(what: dict[str, Any]) -> None:
+    """Answer and learn from rewards for some steps, by its GRPOTrainer."""
+    import torch
+    import transformers
+    import trl
+    from datasets import Dataset
+
+    transformers.logging.set_verbosity_error()
+    shape = what["rollouts"]
+    rows = shape["prompts"] * shape["group"]
+    prompts = [json.loads(line) for line in Path(what["prompts"]).read_text().splitlines()]
+    pure = what["way"] == "trl-pure" and has_unit()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        what["exported"], dtype=torch.bfloat16 if pure else torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(what["exported"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    arguments = trl.GRPOConfig(
+        output_dir=what["scratch"],
+        max_steps=what["steps"],
+        per_device_train_batch_size=rows,
+        num_generations=shape["group"],
+        max_completion_length=shape["answer_tokens"],
+        bf16=has_unit() and not pure,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        optim="adamw_torch_fused",
+        learning_rate=3e-4,
+        gradient_checkpointing=False,
+        seed=0,
+    )
+    times: list[float] = []
+    written: list[int] = []
+
+    def length(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        written.append(sum(map(len, completion_ids)))
+        return [float(len(one)) for one in completions]
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    trainer = trl.GRPOTrainer(
+        model,
+        length,
+        args=arguments,
+        train_dataset=Dataset.from_list(prompts),
+        processing_class=tokenizer,
+        callbacks=[Watch()],
+    )
+    trainer.train()
+    tell(times, rows, sum(written) / len(written), True, trl=trl.__version__)
+
+
 def prefer(what: dict[str, Any]) -> None:
     """Train on preferences for some steps, by its DPOTrainer."""
     import torch
@@ -60,8 +117,8 @@ def prefer(what: dict[str, Any]) -> None:
 
 def main(what: dict[str, Any]) -> None:
     """Train for some steps."""
-    if what["method"] == "dpo":
-        prefer(what)
+    if what["method"] in ("dpo", "grpo"):
+        (prefer if what["method"] == "dpo" else reinforce)(what)
         return
     import peft
     import torch

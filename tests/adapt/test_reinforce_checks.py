@@ -9,7 +9,7 @@ from adapt.preferring import ask, make_model, make_tokenizer
 from underlay.adapt.examples import Problem
 from underlay.adapt.preference import score, with_reward
 from underlay.adapt.reinforce import ModelReward, named
-from underlay.adapt.reinforce.checks import length, matches, parses, signature
+from underlay.adapt.reinforce.checks import length, matches, parses, resembles, signature
 from underlay.adapt.reinforce.rewards import content, rewards
 from underlay.errors import UserError
 
@@ -53,6 +53,30 @@ def test_code_is_never_run(tmp_path: Path) -> None:
 
 def test_a_signature_that_nobody_asked_for_cannot_be_scored() -> None:
     assert signature(Problem(ask("Add two numbers.")), "def add(a, b):\n    return a + b") is None
+
+
+RIGHT = Problem(HEADER.prompt, "    return a + b\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "worth"),
+    [
+        ("    return a + b\n", 1.0),
+        ("    return a\n", 2 * 2 / (2 + 4)),
+        ("    return None\n", 2 * 1 / (2 + 4)),
+        ("    pass\n", 0.0),
+        ("    return a + a + a + b\n", 2 * 4 / (8 + 4)),  # as often as it stands there, and no more
+        ("    return a + b +\n", 0.0),
+        ("return a + b\n", 0.0),
+    ],
+)
+def test_what_stands_for_nothing_earns_little(answer: str, worth: float) -> None:
+    assert resembles(RIGHT, answer) == pytest.approx(worth)
+
+
+def test_what_cannot_be_compared_cannot_be_scored() -> None:
+    assert resembles(HEADER, "    return a + b\n") is None
+    assert resembles(Problem(ask("Add two numbers."), "a + b"), "a + b") is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,7 @@ def test_what_goes_wrong_in_a_users_file_is_one_line(tmp_path: Path, text: str, 
 
 
 def test_rewards_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(UserError, match="no 'helpful'; take parses, signature, matches, length, or path"):
+    with pytest.raises(UserError, match="no 'helpful'; take parses, signature, resembles, matches, length, or path"):
         named("helpful")
     with pytest.raises(UserError, match=r"nowhere\.py: no such file"):
         named("nowhere.py:worth")

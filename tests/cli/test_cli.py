@@ -204,7 +204,7 @@ def test_library_verbs(library: Path) -> None:
     for verb in ("ls", "verify"):
         assert "model:small" in underlay("library", verb, library=library).stdout
     for verb in ("show", "lineage"):
-        assert "model:small-base" in underlay("library", verb, "model:small", library=library).stdout
+        assert "model:small-adapted" in underlay("library", verb, "model:small", library=library).stdout
 
 
 def test_doctor_measures() -> None:

@@ -13,12 +13,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.trainers import WordPieceTrainer
 
 from data.conftest import World
 from underlay.data import Corpus, Dataset, Document, PackConfig, Rows, pack, write_corpus
-from underlay.data.rows import permute
+from underlay.data.rows import Packing, permute
 from underlay.errors import UserError
-from underlay.text import Special
+from underlay.text import Special, Tokenizer
 from underlay.text.ranks import Ranks
 
 PACKING = importlib.import_module("underlay.data.pack")  # `underlay.data.pack` is the function
@@ -136,6 +140,42 @@ def test_each_corpus_is_a_part_of_the_tokens(world: World, halves: dict[str, Cor
         assert ids[f"train {name}"] | ids[f"heldout {name}"] == {document.id for document in corpus}
     # What is held out of one corpus is not learned from another.
     assert not (ids["train code"] | ids["train prose"]) & (ids["heldout code"] | ids["heldout prose"])
+
+
+@pytest.mark.parametrize("packing", ["windows", "best_fit"])
+def test_rows_of_one_part_hold_nothing_else(
+    world: World, halves: dict[str, Corpus], tmp_path: Path, packing: Packing
+) -> None:
+    pack(halves, world.tokenizer, PackConfig(heldout=0.2), tmp_path)
+    for split in ("train", "heldout"):
+        dataset = Dataset(tmp_path, split)  # type: ignore[arg-type]
+        read = {name: Rows(dataset, 16, 0, packing=packing, part=name) for name in dataset.parts}
+        for name, rows in read.items():
+            pieces = [piece for sample in range(rows.count) for piece in rows.pieces(sample)]
+            assert all(dataset.parts[name].start <= a < b <= dataset.parts[name].stop for a, b in pieces)
+            assert sum(b - a for a, b in pieces) > 0.9 * len(dataset.parts[name]) - 16
+
+
+@pytest.mark.parametrize(
+    ("special", "wanted"),
+    [
+        ({"cls_token": "[CLS]", "sep_token": "[SEP]"}, ("[CLS]", "[SEP]")),
+        ({"bos_token": "[CLS]", "eos_token": "[SEP]"}, ("[CLS]", "[SEP]")),
+        ({"eos_token": "[SEP]"}, ("[SEP]", "[SEP]")),
+    ],
+)
+def test_documents_are_marked_by_what_a_tokenizer_has(
+    world: World, tmp_path: Path, special: dict[str, str], wanted: tuple[str, str]
+) -> None:
+    backend = Backend(WordPiece(unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    backend.train_from_iterator(
+        (one.text for one in world.corpus), WordPieceTrainer(special_tokens=["[UNK]", "[CLS]", "[SEP]"])
+    )
+    tokenizer = Tokenizer(backend, {"unk_token": "[UNK]", **special})
+    data = pack(world.corpus, tokenizer, PackConfig(heldout=0.2), tmp_path)
+    marks = [tokenizer.name(int(data.tokens[place])) for place in (data.starts[3], data.ends[3] - 1)]
+    assert tuple(marks) == wanted
 
 
 def test_what_is_held_out_for_want_of_another_is_so_everywhere(world: World, tmp_path: Path) -> None:

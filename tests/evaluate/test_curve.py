@@ -61,6 +61,15 @@ def test_what_matters_is_in_the_picture(tmp_path: Path) -> None:
     assert len({plain, held, moved, left_out, slower}) == 5
 
 
+def test_kinds_of_text_are_drawn_by_themselves() -> None:
+    axes = Figure().add_subplot()
+    rows = [{**row, "heldout_loss.prose": 9.0, "heldout_bits_per_byte.prose": 3.0} for row in EVALUATIONS]
+    draw_loss(axes, steps(20), rows, INK)
+    (line,) = [line for line in axes.lines if line.get_label() == "prose"]
+    assert np.asarray(line.get_ydata()).tolist() == [9.0, 9.0]
+    assert axes.get_ylim()[1] > 9
+
+
 def test_a_step_left_out_bends_nothing() -> None:
     limits = []
     for spike in (0, 15):

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from underlay.adapt.prompting.measure import wilson
 from underlay.evaluate.curve import compact
 from underlay.evaluate.page import duration, fact, percent, size, visible
-from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, share_bars
+from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve
 from underlay.evaluate.report import (
     ReportData,
     Segment,
+    Share,
+    Written,
     segments,
     write_report,
 )
@@ -75,6 +78,10 @@ def steps(count: int) -> list[dict[str, float]]:
     ]
 
 
+def rewarded_steps(count: int) -> list[dict[str, float]]:
+    return [{**step, "reward": 0.1 * step["step"], "entropy": 3.0, "length": 20.0} for step in steps(count)]
+
+
 def completion(prompt: str, added: str, *marked: str) -> dict[str, object]:
     text = prompt + added
     spans = []
@@ -97,14 +104,16 @@ def full(text: str = "plain") -> ReportData:
         tokens={"vocabulary": 512, "train": 300, "heldout": 40, "bytes_per_token": 3.1},
         model={"parameters": 10_420_224, "family": text},
         pretrain=steps(40),
-        adapt=steps(12),
+        adaptations={"adapted": steps(12), text: rewarded_steps(9)},
         cost={"seconds": 1872.4, "flops": 2.03e15, "energy_wh": 41.6, "energy_basis": text, "tokens_per_second": 900},
         heldout=[(f"{text}/{i}.py", 500 * i, 1.2 + i / 10, 1.9 + i / 20) for i in range(1, 6)] + [(text, 9, 1.0, 9.0)],
         heldout_bits_per_byte=1.41,
         xz_bits_per_byte=1.74,
         xz_solid_bits_per_byte=1.39,
-        valid_function_share={"base": 0.25, "adapted": 0.75, "count": 16},
-        functions=[{"prompt": text, "base": text, "adapted": "", "base_valid": False, "adapted_valid": True}],
+        shares=[Share("base", 0.25, 0.0, 16), Share("adapted", 0.5, 0.5, 16), Share(text, 0.75, 0.125, 16)],
+        functions=[
+            (text, [Written("base", text, False), Written("adapted", "", True), Written(text, "    pass\n", True)]),
+        ],
         completions=[completion(text, f" é {text} übrig", "é"), completion("a", "b")],
         stages=[(text, 3.2, text), ("pretrain", 1611.0, "model:q@1")],
         lineage=[("model:q@1", f"dataset dataset:q@2, {text}"), (text, "")],
@@ -118,7 +127,7 @@ def empty() -> ReportData:
     for field in fields(ReportData):
         kind = str(getattr(field.type, "__name__", field.type))
         values[field.name] = kinds.get(kind, list if kind.startswith("list") else dict)()
-    return ReportData(**{**values, "valid_function_share": None})
+    return ReportData(**values)
 
 
 def write(data: ReportData, folder: Path) -> str:
@@ -222,10 +231,10 @@ def test_little_data_is_a_whole_page(tmp_path: Path) -> None:
     assert "nan" not in text.lower().replace("provenance", "")
     one = replace(
         full(),
-        adapt=[],
+        adaptations={},
         pretrain=steps(1),
         heldout=full().heldout[:1],
-        valid_function_share=None,
+        shares=[],
         functions=[],
         completions=[{"prompt": "a", "text": "ab", "trace": None}],
         lineage=[],
@@ -239,6 +248,36 @@ def test_little_data_is_a_whole_page(tmp_path: Path) -> None:
     assert "svg" not in {tag for tag, _ in page.tags}
 
 
+def test_every_step_after_the_base_has_its_bar_its_functions_and_its_curve(tmp_path: Path) -> None:
+    page = Page(write(full("best of all"), tmp_path))
+    text = " ".join(page.text.split())
+    assert "Functions that Python accepts base 25% adapted 50% best of all 75%" in text
+    assert "Share of 16 sampled function bodies" in text
+    assert "more than pass or return a constant (0%, 50%, 12%)" in text
+    assert "Base not valid Python" in text
+    assert "Adapted valid Python nothing" in text
+    assert "Best of all valid Python pass" in text
+    assert "Valid functions75% 25% at first" in text
+    assert "Adapted, 12 steps" in text
+    assert "Best of all, 9 steps" in text
+    bars = [attrs["style"] for tag, attrs in page.tags if tag == "i"]
+    assert len(bars) == 3
+    _, low, high, _ = wilson(12, 16)
+    assert bars[-1] == f"left: {100 * low:.2f}%; width: {100 * (high - low):.2f}%"
+
+
+def test_learning_from_rewards_is_drawn_as_such() -> None:
+    plain, rewarded = loss_curve("x", steps(9))["wide"], loss_curve("x", rewarded_steps(9))["wide"]
+    for words, drawn in (
+        ("mean reward", True),
+        ("entropy", True),
+        ("length of answers", True),
+        ("gradient norm", False),
+    ):
+        assert (words in rewarded) == drawn
+        assert (words in plain) != drawn
+
+
 def test_worse_than_xz_is_said(tmp_path: Path) -> None:
     page = Page(write(replace(full(), heldout_bits_per_byte=2.0), tmp_path))
     assert "needs only 1.74" in " ".join(page.text.split())
@@ -250,7 +289,7 @@ def test_large_inputs_stay_a_small_page_and_equal_bytes(tmp_path: Path) -> None:
         data,
         pretrain=steps(20_000),
         heldout=data.heldout * 400,
-        functions=[{**data.functions[0], "base": "x" * 900_000}] * 30,
+        functions=[("def f():", [Written("base", "x" * 900_000, False)] * 3)] * 30,
         completions=[completion("p", "y" * 300_000)] * 30,
         licences={f"L-{i}": i for i in range(500)},
     )
@@ -273,10 +312,6 @@ def test_drawings_survive_odd_values() -> None:
 def test_bars() -> None:
     rows = funnel_bars([("found", 10, 100), ("a", 2, 5), ("b", 1, 5), ("kept", 7, 90)])
     assert [(row["start"], row["length"]) for row in rows] == [(0, 100), (80, 20), (70, 10), (0, 70)]
-    # Wilson's interval for 8 of 10, worked out by hand: (0.8 + z²/20 ± z √(0.016 + z²/400)) / (1 + z²/10).
-    (row,) = share_bars({"base": 0.8, "count": 10})
-    assert (round(row["low"], 3), round(row["high"], 3)) == (0.49, 0.943)
-    assert share_bars({"base": 0.0, "adapted": 1.0, "count": 5})[0]["low"] == 0.0
 
 
 def test_figures_in_words() -> None:

@@ -147,7 +147,8 @@ def more(folder: Path, stages: str) -> Path:
 
 def evaluation(made: dict[str, Artifact], corpus: str) -> str:
     model = made["pretrain"].reference
-    given = f"base: '{model}', model: '{model}', corpus: '{made[corpus].reference}', functions: 0, max_tokens: 8"
+    models = f"base: '{model}', models: {{adapted: '{model}'}}"
+    given = f"{models}, corpus: '{made[corpus].reference}', functions: 0, max_tokens: 8"
     return f"  evaluate: {{{given}}}\n"
 
 
@@ -178,7 +179,7 @@ def test_a_model_of_several_corpora_is_adapted(made: dict[str, Artifact], librar
 def test_a_report_shows_one_corpus(made: dict[str, Artifact], library: Library, tmp_path: Path) -> None:
     recipe = read_recipe(more(tmp_path, evaluation(made, "code")))
     measured = run_recipe(recipe, library, Log())["evaluate"]
-    inputs = {"raw": "gather-code", "corpus": "code", "base": "pretrain", "model": "pretrain", "index": "trace"}
+    inputs = {"raw": "gather-code", "corpus": "code", "base": "pretrain", "index": "trace"}
     given = "".join(f"{role}: '{made[stage].reference}', " for role, stage in inputs.items())
     stage = f"  report: {{{given}evaluation: '{measured.reference}'}}\n"
     with pytest.raises(UserError, match=r"a report shows one corpus, but dataset:mixture@.* from code, prose"):

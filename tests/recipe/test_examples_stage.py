@@ -143,8 +143,8 @@ def test_no_examples_are_taken_from_a_corpus_with_an_excluded_document(library: 
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ({}, "set either source or corpus"),
-        ({"source": ["a"], "corpus": "b"}, "set either source or corpus"),
+        ({}, "set one of source, corpus and examples"),
+        ({"source": ["a"], "corpus": "b"}, "set one of source, corpus and examples"),
         ({"source": ["a"], "pairs": "passages"}, "pairs: only with corpus"),
         ({"corpus": "b", "worked": True}, "worked: only with source"),
         ({"source": ["a"], "form": "poem"}, "form"),

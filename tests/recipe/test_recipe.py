@@ -61,6 +61,7 @@ def test_every_stage_leaves_its_artifact(made: dict[str, Artifact], library: Lib
         "pretrain": "model",
         "examples": "examples",
         "adapt": "model",
+        "reinforce": "model",
         "evaluate": "report",
         "trace": "index",
         "report": "report",
@@ -73,8 +74,10 @@ def test_the_report_holds_what_it_promises(made: dict[str, Artifact]) -> None:
     metrics = report.manifest.metrics
     assert 0 < metrics["heldout_bits_per_byte"] < 9
     assert 0 < metrics["xz_solid_bits_per_byte"] < metrics["xz_bits_per_byte"] < 8
-    assert set(metrics["valid_function_share"]) == {"base", "adapted"}
-    assert set(metrics["seconds"]) == set(made) - {"report"}
+    valid, doing = metrics["valid_function_share"], metrics["doing_function_share"]
+    assert list(valid) == list(doing) == ["base", "adapted", "reinforced"]
+    assert all(0 <= doing[name] <= valid[name] <= 1 for name in valid)
+    assert set(metrics["seconds"]) == set(made) - {"report", "reinforce"}  # whose verb is adapt
     assert all(seconds > 0 for seconds in metrics["seconds"].values())
     page = (report.folder / "report.html").read_text("utf-8")
     assert f"{metrics['heldout_bits_per_byte']:.2f}" in page
@@ -107,6 +110,7 @@ def test_a_change_redoes_what_depends_on_it(made: dict[str, Artifact], library: 
         "pretrain": True,
         "examples": True,
         "adapt": False,
+        "reinforce": False,
         "evaluate": False,
     }
 
@@ -134,9 +138,12 @@ def test_prose_runs_the_whole_path_too(tmp_path: Path) -> None:
     recipe = read_recipe(
         SMALL, [*QUICK, "report.prompts=[]", "adapt.train.context=192", "curate.near_duplicates=false"], [str(source)]
     )
-    made = run_recipe(recipe, Library(tmp_path / "library"), Log())
+    log = Log()
+    made = run_recipe(recipe, Library(tmp_path / "library"), log)
     assert made["examples"].manifest.metrics["pairs_from"] == "passages"
     assert made["report"].manifest.metrics["valid_function_share"] is None
+    assert made["reinforce"] == made["adapt"], "no reward can tell what prose is worth"
+    assert any(line.endswith(f"so {made['adapt'].reference} goes on as it is") for line in log.lines)
 
 
 def test_held_out_documents_are_never_learned_from(made: dict[str, Artifact]) -> None:

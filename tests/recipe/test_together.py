@@ -41,7 +41,7 @@ def test_all_processes_train_and_one_speaks(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         reference = json.loads(ended.stdout)["pretrain"]  # one object: one process printed it
         made[processes] = Library(folder).find(reference)
-        assert ended.stderr.count("[6/11] pretrain") == 1
+        assert ended.stderr.count("[6/12] pretrain") == 1
         assert ("2 processes" in ended.stderr) == (processes == 2)
         assert not list((folder / ".staging").iterdir())
     one, two = made[1].manifest, made[2].manifest
@@ -57,6 +57,18 @@ def test_all_processes_train_and_one_speaks(tmp_path: Path) -> None:
     extended = started(1, *recipe, *longer, "--library", str(tmp_path / "2"))  # what two kept, one takes up
     assert extended.returncode == 0, extended.stderr
     assert "goes on from" in extended.stderr
+
+
+def test_what_learns_from_its_own_answers_is_made_by_one_process(tmp_path: Path) -> None:
+    quick = ("--set", "pretrain.train.steps=2", "--set", "adapt.train.steps=2", "--until", "reinforce", "--json")
+    ended = started(2, str(ROOT / "recipes" / "small.yaml"), *quick, "--library", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    library = Library(tmp_path)
+    made = {stage: library.find(reference) for stage, reference in json.loads(ended.stdout).items()}
+    assert made["reinforce"].manifest.metrics["steps"] == 2
+    before, behind = ended.stderr.split("[9/12] reinforce")
+    assert "2 processes" in before
+    assert "2 processes" not in behind
 
 
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:

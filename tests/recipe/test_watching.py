@@ -194,7 +194,7 @@ def test_recorders_change_no_order(world: World, tmp_path: Path) -> None:
     made = run_recipe(read_recipe(SMALL, recorded), fresh, listening, until="adapt")
     assert made["adapt"].manifest.hash == watched["adapt"].manifest.hash
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
-    assert [name.rsplit("-", 3)[0] for name in runs] == ["small", "small-base"]
+    assert [name.rsplit("-", 3)[0] for name in runs] == ["small-adapted", "small-base"]
     assert listening.lines.count(f"recorded: tensorboard --logdir {tmp_path / 'runs'}") == 2
     assert [found for _, found in fresh.verify() if found] == []
 

@@ -63,6 +63,27 @@ def test_a_run_does_not_feel_it(tmp_path: Path, average: float | None, compiled:
     assert one[1:] == other[1:]
 
 
+def test_a_model_that_knows_something_is_examined_before_its_first_step(tmp_path: Path) -> None:
+    model = fresh()
+    before = measure(model)
+    model.eval()
+    with torch.no_grad():
+        wanted = before().figures["heldout_loss"]
+    model.train()
+    found = []
+    for steps, name in ((5, "a"), (100, "b"), (100, "b")):  # where it is done again, nothing is added
+        learner = fresh()
+        onlookers = Onlookers(measure(learner), beforehand=True)
+        outcome = train(
+            learner, CausalLM(), Counting(), config(examine_steps=steps), tmp_path / name, onlookers=onlookers
+        )
+        found.append(list(outcome.evaluations))
+    assert [row["step"] for row in found[0]] == [0, 5, 10, 12]
+    assert [row["step"] for row in found[1]] == [row["step"] for row in found[2]] == [0, 12]
+    assert {rows[0]["heldout_loss"] for rows in found} == {wanted}
+    assert found[0][0]["tokens"] == 0
+
+
 def test_the_last_step_is_examined_and_told(tmp_path: Path) -> None:
     said: list[str] = []
     shown: list[dict[str, object]] = []

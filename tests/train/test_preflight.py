@@ -1,6 +1,7 @@
 """What is found out before the first step."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,7 @@ CPU = torch.device("cpu")
 def test_it_tells_of_the_first_row_and_leaves_nothing_behind() -> None:
     model, untouched = fresh(), fresh()
     state = torch.random.get_rng_state()
-    found = inspect(Spread(model), CausalLM(), Counting(weigh=True).batch(0, 1))
+    found = inspect(Spread(model), CausalLM(), [Counting(weigh=True).batch(0, 1)])
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.loss == pytest.approx(math.log(40), rel=0.05)
     assert found.supervised == 0.5
@@ -46,13 +47,13 @@ def test_kept_bytes_are_counted_once_and_without_weights() -> None:
         return Loss((x.square() + x.square()).sum() + (x @ model.weight).sum(), torch.tensor(1.0))
 
     tokens = torch.ones(1, 1000, dtype=torch.int64)
-    found = inspect(Spread(Squares()), objective, Batch(tokens, tokens))
+    found = inspect(Spread(Squares()), objective, [Batch(tokens, tokens)])
     assert found.row_bytes == 4 * 1000
     assert found.needed(10) - found.needed(0) == int(1.3 * 10 * 4000)
 
 
 def test_rows_keep_as_many_bytes_each() -> None:
-    rows = [inspect(Spread(fresh()), CausalLM(), Counting().batch(0, count)).row_bytes for count in (1, 2, 4)]
+    rows = [inspect(Spread(fresh()), CausalLM(), [Counting().batch(0, count)]).row_bytes for count in (1, 2, 4)]
     assert rows[1] == pytest.approx(2 * rows[0], rel=0.2)
     assert rows[2] == pytest.approx(4 * rows[0], rel=0.2)
 
@@ -64,10 +65,63 @@ def test_a_part_that_cannot_learn_is_told(tmp_path: Path) -> None:
     model = Idle(fresh().config)
     model.load_state_dict(fresh().state_dict())
     model.idle = nn.Linear(3, 3)
-    assert inspect(Spread(model), CausalLM(), Counting().batch(0, 1)).unreached == ("idle.weight", "idle.bias")
+    assert inspect(Spread(model), CausalLM(), [Counting().batch(0, 1)]).unreached == ("idle.weight", "idle.bias")
     said: list[str] = []
     train(model, CausalLM(), Counting(), config(steps=1), tmp_path, log=said.append)
     assert any(line == "no gradient reaches idle.weight, idle.bias" for line in said)
+
+
+class Experts(nn.Module):
+    """The first token of a row says which of three weights it goes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Parameter(torch.ones(2)) for _ in range(3))
+
+
+def asks(*experts: int) -> list[Batch]:
+    return [Batch(torch.full((1, 4), expert), torch.zeros(1, 4, dtype=torch.int64)) for expert in experts]
+
+
+def routed(model: nn.Module, batch: Batch) -> Loss:
+    """Expert 3 is none: its row teaches nothing."""
+    chosen = int(batch.tokens[0, 0])
+    outputs = [one.sum() * (number == chosen) for number, one in enumerate(model.parameters())]
+    return Loss(sum(outputs, torch.zeros(())), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "read", "unreached", "silent"),
+    [
+        ((3, 0, 2, 1, 0, 0), 4, (), False),
+        ((3, 0, 0), 3, ("second", "third"), False),
+        ((3, 3), 2, (), True),
+    ],
+)
+def test_rows_are_looked_at_until_each_parameter_has_had_a_gradient(
+    rows: tuple[int, ...], read: int, unreached: tuple[str, ...], silent: bool
+) -> None:
+    given: list[Batch] = []
+
+    def one_by_one() -> Iterator[Batch]:
+        for batch in asks(*rows):
+            given.append(batch)
+            yield batch
+
+    found = inspect(Spread(Experts()), routed, one_by_one())
+    assert (len(given), found.unreached, found.silent) == (read, unreached, silent)
+
+
+def test_rows_that_teach_nothing_are_told_as_such(tmp_path: Path) -> None:
+    class Nothing(CausalLM):
+        def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+            loss = super().__call__(model, batch)
+            return Loss(loss.sum * 0, loss.count)
+
+    said: list[str] = []
+    train(fresh(), Nothing(), Counting(), config(steps=1), tmp_path, log=said.append)
+    assert "no gradient comes of the first rows, so whether all parameters can learn is not known" in said
+    assert not any("no gradient reaches" in line for line in said)
 
 
 def test_an_uneven_start_is_told(tmp_path: Path) -> None:
@@ -91,7 +145,7 @@ def test_an_uneven_start_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "rows"), [(1.01, 8), (0.99, 4), (0.3, 2)])
 def test_rows_are_halved_until_they_fit(share: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = inspect(Spread(fresh()), CausalLM(), Counting().batch(0, 1))
+    found = inspect(Spread(fresh()), CausalLM(), [Counting().batch(0, 1)])
     fixed = found.needed(0)
     free = fixed + int(share * (found.needed(8) - fixed))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))

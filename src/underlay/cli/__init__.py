@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from underlay import __version__
 from underlay.cli import (
     adapt,
+    answers,
     attack,
     card,
     curate,
@@ -33,6 +34,7 @@ from underlay.cli import (
     serve,
     trace,
     transfer,
+    transferring,
 )
 from underlay.errors import MachineError, UserError
 
@@ -49,7 +51,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            if ctx.invoked_subcommand in ("run", "adapt", "ladder"):
+            if ctx.invoked_subcommand in ("run", "adapt", "ladder", "transfer", "data"):
                 console.print("\nStopped; what is done is kept. Run the same command again to go on.")
             raise typer.Exit(130) from None
         except (UserError, MachineError, OSError) as error:
@@ -91,6 +93,7 @@ for module in (
     curate,
     card,
     data,
+    transferring,
     adapt,
     attack,
     prompt,
@@ -106,6 +109,7 @@ for module in (
 ):
     module.register(app)
 examples.register(data.app)
+answers.register(data.app)
 transfer.register(library.app)
 app.add_typer(library.app, name="library")
 

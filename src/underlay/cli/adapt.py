@@ -53,7 +53,13 @@ def adapt(
     ] = None,
     reward: Annotated[
         str | None,
-        typer.Option(help="What answers are worth, with grpo and ppo: parses, matches, FILE.py:function, or a model."),
+        typer.Option(
+            help="What answers are worth, with grpo and ppo: parses, resembles, matches, FILE.py:function, a reward "
+            "model, or judge:TASK.yaml, by which --judge says it."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="What judges answers, with --reward judge:TASK.yaml.")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="The model to learn from, with --objective distil.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the additions, with --method lora.")] = None,
@@ -103,18 +109,15 @@ def adapt(
             raise UserError(f"--method head: learns a head, not by --objective {objective}")
         settings["objective"] = {"name": "head", "frozen": True}
     if objective in ("grpo", "ppo"):
-        judged = reward is not None and reward.startswith("model:")
-        settings["objective"] = {"name": objective} | ({} if judged or reward is None else {"reward": reward})
-        if judged:
-            settings["reward_model"] = reward
-    elif reward is not None:
-        raise UserError("--reward: only with --objective grpo or ppo")
+        settings |= rewarded(objective, reward, judge)
+    elif reward is not None or judge is not None:
+        raise UserError("--reward: only with --objective grpo or ppo, and --judge beside it")
     if new_token:
         settings["new_tokens"] = new_token
     if rank is not None:
         settings["lora"] = {"rank": rank}
     length = [f"adapt.train.steps={steps}"] if steps else [f"adapt.train.passes={passes}"] if passes else []
-    called = name or f"{base.manifest.name}-{_stem(data[0])}"
+    called = name or f"{base.manifest.name}-{stem(data[0])}"
     with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
 
         def artifact(option: str, files: list[str], called: str) -> "Artifact":
@@ -172,7 +175,21 @@ def merge(
     )
 
 
-def _stem(place: str) -> str:
+def rewarded(objective: str, reward: str | None, judge: str | None) -> dict[str, Any]:
+    """Settings of a stage that learns from a reward, as it was typed."""
+    if reward is not None and reward.startswith("judge:"):
+        if judge is None:
+            raise UserError(f"--reward {reward}: name the model that judges, as --judge model:x")
+        rubric = reward.removeprefix("judge:")
+        return {"objective": {"name": objective, "rubric": rubric}, "reward_model": judge}
+    if judge is not None:
+        raise UserError("--judge: give the task by which it judges, as --reward judge:TASK.yaml")
+    if reward is not None and reward.startswith("model:"):
+        return {"objective": {"name": objective}, "reward_model": reward}
+    return {"objective": {"name": objective, "reward": reward} if reward else {"name": objective}}
+
+
+def stem(place: str) -> str:
     """A name for what is made of a file or a folder."""
     last = place.removeprefix("examples:").partition("@")[0].rstrip("/").rpartition("/")[2]
     kept = "".join(char if char.isalnum() or char in "-_" else "-" for char in last.partition(".")[0]).strip("-_")

@@ -50,6 +50,10 @@ def examples(
     worked: WorkedOption = False,
     licence: Annotated[str | None, typer.Option(metavar="SPDX", help="What all of them are under.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Read at most so many, the first.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Conversations in which this task is done: a YAML file, or a ready task."),
+    ] = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -58,7 +62,7 @@ def examples(
     from underlay.recipe.recipe import make_recipe
     from underlay.recipe.run import run_recipe
 
-    stage = _given(files, form, layout, column, where, worked) | {"licence": licence, "limit": limit}
+    stage = given_files(files, form, layout, column, where, worked) | {"licence": licence, "limit": limit, "task": task}
     recipe = make_recipe({"name": name, "stages": {"examples": stage}}, "data examples")
     with Display(console(stderr=json_)) as display:
         made = run_recipe(recipe, open_library(library), display)["examples"]
@@ -112,7 +116,7 @@ def doctor(
     tokenizer = Tokenizer.load(artifact.folder)
     if template:
         tokenizer = with_template(tokenizer, template)
-    given = _given([source], form, layout, column, where, worked)
+    given = given_files([source], form, layout, column, where, worked)
     read, longest = _read(shelf, source, given), context or load_config(artifact.folder).context
     with bar("rendering", console(stderr=True)) as progress:
         found = examine(tokenizer, read, longest, show, progress)
@@ -123,7 +127,7 @@ def doctor(
     found.require_sound()
 
 
-def _given(
+def given_files(
     files: list[str],
     form: str | None,
     layout: str | None,

@@ -102,5 +102,6 @@ def _verdict(metrics: dict[str, Any]) -> Text:
     )
     share = metrics["valid_function_share"]
     if share:
-        text.append(f" Python accepts {share['base']:.0%} of sampled functions, {share['adapted']:.0%} after adapting.")
+        steps = ", ".join(f"{one:.0%} {name}" for name, one in share.items() if name != "base")
+        text.append(f" Python accepts {share['base']:.0%} of the functions that it wrote at first, {steps}.")
     return text

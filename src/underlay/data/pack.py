@@ -136,7 +136,7 @@ def _encoded(
     corpus: Corpus, tokenizer: Tokenizer, dtype: str, threads: int
 ) -> Iterator[tuple[pa.Table, Tokens, Sizes]]:
     """The rows of a corpus, some at a time and in their order, with their tokens; memory holds some a thread."""
-    marks = tokenizer.special(Special.BOS), tokenizer.special(Special.EOS)
+    marks = _mark(tokenizer, Special.BOS, Special.CLS, Special.EOS), _mark(tokenizer, Special.EOS, Special.SEP)
     tokenizer.encode_batch([])  # what it has to prepare is prepared once, not in each thread
     if threads == 1:
         for rows in _stretches(corpus):
@@ -154,6 +154,11 @@ def _encoded(
             yield rows, *future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _mark(tokenizer: Tokenizer, *roles: Special) -> int:
+    """The first of these that the tokenizer has: encoders mark texts by others, and some decoders know ends alone."""
+    return tokenizer.special(next((role for role in roles if tokenizer.has(role)), roles[0]))
 
 
 def _stretches(corpus: Corpus) -> Iterator[pa.Table]:

@@ -36,19 +36,21 @@ class Rows:
         isolate: bool = False,
         packing: Packing = "windows",
         mixture: Sequence[MixtureStage] = (),
+        part: str | None = None,
     ) -> None:
-        """Read `dataset`; with `isolate` batches say which document each token is of.
+        """Read `dataset`, or one `part` of it; with `isolate` batches say which document each token is of.
 
         Raises UserError where the dataset is too small to train on, or has not the parts of the mixture. Of a held-out
         split there may be few rows, and where it has not even one, they are shorter.
         """
+        whole = range(len(dataset)) if part is None else dataset.parts[part]
         if dataset.split == "heldout":
-            context = min(context, len(dataset) - 1)
+            context = min(context, len(whole) - 1)
         self.dataset, self.context, self.seed, self.isolate = dataset, context, seed, isolate
         if mixture:
             check_parts(mixture, dataset.parts)
-        apart = dataset.parts if mixture or packing == "best_fit" else {}
-        parts = apart or {"": range(len(dataset))}
+        apart = dataset.parts if part is None and (mixture or packing == "best_fit") else {}
+        parts = apart or {"": whole}
         tokens = list(parts.values())
         self.layout: Layout = BestFit(dataset, tokens, context) if packing == "best_fit" else Windows(tokens, context)
         self.count = sum(self.layout.counts)

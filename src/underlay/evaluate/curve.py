@@ -6,6 +6,7 @@ The same data give the same bytes, for both lie in artifacts that are known by t
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ _ON_WHITE = Ink("#1b1f24", "#667079", "#dfe3e8", "#0f766e", "#c2570c", "#b91c1c"
 def draw_curve(path: Path, steps: Rows, evaluations: Rows) -> None:
     """Write a PNG: the loss of each step and smoothed, held-out loss, steps left out; the learning rate below.
 
-    steps, evaluations: rows with `tokens`; a step's `loss`, `rate` and `kept`, an evaluation's `heldout_loss`.
+    steps, evaluations: rows with `tokens`; a step's `loss`, `rate` and `kept`, an evaluation's `heldout_loss`, and
+    `heldout_loss.NAME` of some of the text.
     """
     wide, high, dots = _PNG
     with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **_ON_WHITE.settings()}):
@@ -76,7 +78,7 @@ def draw_curve(path: Path, steps: Rows, evaluations: Rows) -> None:
         )
         top, rate = (figure.add_subplot(grid[row]) for row in range(2))
         draw_loss(top, steps, evaluations, _ON_WHITE)
-        top.legend(loc="lower right", bbox_to_anchor=(1, 0.995), ncols=4, frameon=False, borderaxespad=0)
+        top.legend(loc="lower right", bbox_to_anchor=(1, 0.995), ncols=8, frameon=False, borderaxespad=0)
         strip(rate, steps, "rate", "learning rate, share of its peak", _ON_WHITE)
         share_x((top, rate), steps, 8)
         _beside(rate, "tokens", -11)
@@ -115,7 +117,7 @@ def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[s
 
     Where steps have a `reward`, it is drawn in the place of the loss, which then says nothing by itself.
     """
-    earns = bool(steps) and "reward" in steps[0]
+    earns = rewarded(steps)
     tokens, loss = _column([step for step in steps if step.get("kept", 1)], "reward" if earns else "loss")
     axes.set_title("mean reward" if earns else "loss, nats per token", loc="left", x=0, fontsize=9, color=ink.muted)
     if tie:
@@ -135,7 +137,12 @@ def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[s
         mark = "-o" if len(heldout) <= 60 else "-"
         axes.plot(seen, heldout, mark, color=ink.text, markersize=4, linewidth=1.1, clip_on=False, label="held out")
         ends.append((float(heldout[-1]), float(seen[-1]), ink.text))
-    drawn = [*loss.tolist(), *heldout.tolist(), *([tie[1]] if tie else [])] or [1.0]
+    others: list[float] = []
+    for style, key in zip(cycle((":", "--", "-.")), _parts(evaluations), strict=False):
+        at, values = _column(evaluations, key)
+        axes.plot(at, values, style, color=ink.muted, linewidth=1.1, clip_on=False, label=key.partition(".")[2])
+        others += values.tolist()
+    drawn = [*loss.tolist(), *heldout.tolist(), *others, *([tie[1]] if tie else [])] or [1.0]
     straight = earns or min(drawn) <= 0
     if straight:
         margin = 0.06 * (max(drawn) - min(drawn)) or 1.0
@@ -156,6 +163,16 @@ def draw_loss(axes: Axes, steps: Rows, evaluations: Rows, ink: Ink, tie: tuple[s
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _parts(evaluations: Rows) -> list[str]:
+    """Held-out losses of kinds of text by themselves."""
+    return [key for key in (evaluations[-1] if evaluations else ()) if key.startswith("heldout_loss.")]
+
+
+def rewarded(steps: Rows) -> bool:
+    """Whether steps learned from rewards."""
+    return bool(steps) and "reward" in steps[0]
 
 
 def _name_ends(axes: Axes, ends: list[tuple[float, float, str]], span: float, straight: bool) -> None:

@@ -2,12 +2,14 @@
 
 Held-out signatures with docstrings are the prompts: the base model continues them as text, an adapted model is asked in
 the instruction format. A sample is cut where the function ends (the first line that is not indented), or, where the
-model runs out of tokens, after its last whole line. It counts if `ast.parse` takes signature and body, and the body is
-more than nothing.
+model runs out of tokens, after its last whole line. It is valid if `ast.parse` takes signature and body, and the body
+is more than nothing. `pass` is valid, too, and the easiest way to be: so how many also do something is told beside it.
 """
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from underlay.adapt import Pair
 from underlay.adapt.pairs import parses
@@ -18,11 +20,14 @@ from underlay.text import Message, Tokenizer, render
 
 @dataclass(frozen=True)
 class FunctionSample:
-    """A prompt, what the model made of it, and whether Python accepts the two."""
+    """A prompt, what the model made of it, and what it is worth."""
 
     prompt: str
     body: str
     valid: bool
+    """Whether Python accepts the two."""
+    doing: bool
+    """Whether it is valid and does something (see `does_something`)."""
 
 
 def sample_functions(
@@ -45,10 +50,30 @@ def sample_functions(
         requests.append(Request(prompt, max_tokens, sampling))
     answers = engine.generate(requests, progress)
     bodies = [cut_body(answer.text, whole=answer.finish == "stop") for answer in answers]
-    return [
-        FunctionSample(pair.prompt, body, bool(body.strip()) and parses(pair.prompt + body))
-        for pair, body in zip(pairs, bodies, strict=True)
-    ]
+    samples = []
+    for pair, body in zip(pairs, bodies, strict=True):
+        valid = bool(body.strip()) and parses(pair.prompt + body)
+        samples.append(FunctionSample(pair.prompt, body, valid, valid and does_something(pair.prompt + body)))
+    return samples
+
+
+def does_something(code: str) -> bool:
+    """Whether the first function of valid code has a statement that is no stub.
+
+    Stubs are `pass`, constants such as `...` and docstrings, the return of nothing or of a constant, and
+    `raise NotImplementedError`.
+    """
+    functions = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return any(not _is_stub(statement) for function in islice(functions, 1) for statement in function.body)
+
+
+def _is_stub(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Pass() | ast.Expr(ast.Constant()) | ast.Return(None | ast.Constant()):
+            return True
+        case ast.Raise(ast.Name("NotImplementedError") | ast.Call(ast.Name("NotImplementedError"))):
+            return True
+    return False
 
 
 def cut_body(text: str, whole: bool) -> str:

@@ -170,7 +170,8 @@ def _confused(one: Standing, data: LadderData) -> list[tuple[str, str, int]]:
 
 def _disputed(found: Sequence[Standing], pays: Standing, data: LadderData) -> list[dict[str, Any]]:
     """Texts on which the way that pays and its best rivals of each other kind disagree, spread over the test."""
-    others = [next((one for one in found if RUNGS[one.rung].kind == kind and one is not pays), None) for kind in _KINDS]
+    rivals = [one for one in found if one is not pays and one.rung != "majority"]
+    others = [next((one for one in rivals if RUNGS[one.rung].kind == kind), None) for kind in _KINDS]
     shown = [pays, *(one for one in others if one is not None)]
     apart = [
         number for number in range(len(data.texts)) if len({one.trials[0].scores[number] > 0.5 for one in shown}) > 1

@@ -49,7 +49,7 @@ def quality_by_cost(name: str, dots: Sequence[Dot], axis: str) -> dict[str, str]
             axes.plot([cost], [dot.quality], "o", color=colour, markersize=5.5, alpha=1 if dot.best else 0.65)
         axes.set_xlabel(axis)
         axes.set_title("quality", loc="left", x=0, fontsize=9, color=INK.muted)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         span = math.log10(max(costs) / min(costs))
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if span > 1.5 else (1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
@@ -76,9 +76,9 @@ def _name(axes: Axes, dots: Sequence[Dot], costs: Sequence[float]) -> None:
     for index in sorted(range(len(dots)), key=lambda number: (not dots[number].best, -dots[number].quality)):
         (x, y), wide = places[index], _LETTER * len(dots[index].title)
         ups = (bars[1][index][1] + 3, bars[0][index][1] - 13)
-        beside = [(x + 7, y - 5 + shift) for shift in (0, 9, -9)] + [
-            (x - 7 - wide, y - 5 + shift) for shift in (0, 9, -9)
-        ]
+        # The line of the best runs to the right of a dot, so a label stands above it rather than on it.
+        shifts = (9, -9, 0) if dots[index].best else (0, 9, -9)
+        beside = [(left, y - 5 + shift) for left in (x + 7, x - 7 - wide) for shift in shifts]
         around = [(x - wide * share, up) for up in ups for share in (0.5, 0.1, 0.9)]
         far = [(x + 9, y + shift) for shift in (-26, 22)] + [(x - 9 - wide, y + shift) for shift in (-26, 22)]
         for left, bottom in (*beside, *around, *far):

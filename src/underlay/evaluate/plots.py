@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from underlay.evaluate.curve import Ink, Rows, draw_loss, share_x, strip
+from underlay.evaluate.curve import Ink, Rows, draw_loss, rewarded, share_x, strip
 
 WIDTHS = {"wide": 8.6, "narrow": 3.6}
 """Inches (of 96 CSS pixels) that a figure is drawn for."""
@@ -32,6 +32,11 @@ _VARIABLES = {
     INK.other: "other",
     INK.wrong: "bad",
 }
+
+
+_PLAIN = {"rate": "learning rate, share of its peak", "norm": "gradient norm"}
+_REWARDED = {"entropy": "entropy, nats a token", "length": "length of answers, tokens"}
+"""What is drawn below a loss, and below a reward."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Point:
 def loss_curve(name: str, steps: Rows, tie: tuple[str, float] | None = None, evaluations: Rows = ()) -> dict[str, str]:
     """Loss over tokens, each step and smoothed, and held out; below it the learning rate and the gradient norm.
 
+    Of learning from rewards it is the reward, and below it what goes wrong first: the entropy of what is chosen from,
+    which ends where nothing is tried any more, and the length of answers.
+
     name: unique among the page's figures; tie: label and height of a line to compare with. Returns SVG a width.
     """
 
@@ -56,12 +64,13 @@ def loss_curve(name: str, steps: Rows, tie: tuple[str, float] | None = None, eva
         left, right = 0.36 / width, 1 - 0.42 / width
         grid = figure.add_gridspec(3, 1, height_ratios=[6, 1.2, 1.2], hspace=0.42, left=left, right=right)
         grid.update(top=1 - 0.26 / figure.get_figheight(), bottom=0.4 / figure.get_figheight())
-        top, rate, norm = (figure.add_subplot(grid[row]) for row in range(3))
+        top, *below = (figure.add_subplot(grid[row]) for row in range(3))
         draw_loss(top, steps, evaluations, INK, tie)
-        strip(rate, steps, "rate", "learning rate, share of its peak", INK)
-        strip(norm, steps, "norm", "gradient norm", INK)
-        share_x((top, rate, norm), steps, 8 if width > 5 else 4)
-        norm.set_xlabel("tokens read")
+        strips = _REWARDED if rewarded(steps) else _PLAIN
+        for axes, (key, title) in zip(below, strips.items(), strict=True):
+            strip(axes, steps, key, title, INK)
+        share_x((top, *below), steps, 8 if width > 5 else 4)
+        below[-1].set_xlabel("tokens read")
 
     return draw(name, drawn, {"wide": 4.8, "narrow": 4.3})
 
@@ -107,21 +116,6 @@ def funnel_bars(rows: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
         bar = {"start": start, "length": 100 * documents / total, "kind": name if whole else "drop"}
         shown.append({"name": name, "documents": documents, "bytes": volume, "share": documents / total, **bar})
     return shown
-
-
-def share_bars(shares: dict[str, float] | None) -> list[dict[str, Any]]:
-    """Shares of valid functions before and after adapting, with the 95% interval of Wilson (1927) around each share."""
-    if not shares or not shares.get("count"):
-        return []
-    count, z = shares["count"], 1.96
-    rows = []
-    for key, label in (("base", "before adapting"), ("adapted", "after adapting")):
-        if not math.isfinite(share := shares.get(key, math.nan)):
-            continue
-        middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-        half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-        rows.append({"label": label, "share": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half)})
-    return rows
 
 
 def _label(axes: Axes, points: Sequence[Point], area: Sequence[float]) -> None:

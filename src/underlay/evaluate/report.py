@@ -10,20 +10,45 @@ the order and looks of the page to `report.html` beside this file.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from underlay.evaluate.page import render, shorten, visible
-from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve, share_bars
+from underlay.adapt.prompting.measure import wilson
+from underlay.evaluate.curve import rewarded
+from underlay.evaluate.page import percent, render, shorten, visible
+from underlay.evaluate.plots import Point, funnel_bars, heldout_scatter, loss_curve
 from underlay.evaluate.ranking import fold
 from underlay.trace.spans import covered
 
 _MOST = {"completions": 12, "functions": 8, "heldout": 120, "licences": 8, "lineage": 60, "matches": 5, "points": 400}
 """Entries of one kind that are shown."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of the functions that a model wrote are code."""
+
+    model: str
+    """Its name: "base", or that of a step after it, such as "adapted"."""
+    valid: float
+    """Share that Python accepts."""
+    doing: float
+    """Share that Python accepts and that do something."""
+    count: int
+    """Functions."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A function that a model wrote."""
+
+    model: str
+    body: str
+    valid: bool
 
 
 @dataclass(frozen=True)
@@ -50,8 +75,9 @@ class ReportData:
     """parameters, width, depth, heads, context, family."""
     pretrain: list[dict[str, float]]
     """One a step: step, tokens (so far), loss (nats per token), rate (the schedule's factor, 0 to 1), norm."""
-    adapt: list[dict[str, float]]
-    """The same of the adaptation."""
+    adaptations: dict[str, list[dict[str, float]]]
+    """The same of each model that was made of it, step after step, by its name; where rewards were learned from, with
+    reward, entropy and length."""
     cost: dict[str, float | str]
     """seconds, tokens, flops, tokens_per_second, energy_wh, energy_basis."""
     heldout: list[tuple[str, int, float, float]]
@@ -62,10 +88,10 @@ class ReportData:
     """Of `xz -9e`, one archive a file."""
     xz_solid_bits_per_byte: float
     """Of `xz -9e`, one archive of everything."""
-    valid_function_share: dict[str, float] | None
-    """{"base", "adapted": shares, "count": prompts}; None where the corpus has no Python functions."""
-    functions: list[dict[str, str | bool]]
-    """Samples: prompt, base, adapted (texts), base_valid, adapted_valid."""
+    shares: list[Share]
+    """Of the functions that each model wrote, the base first; empty where the corpus has no Python functions."""
+    functions: list[tuple[str, list[Written]]]
+    """Prompts, and what each model made of them."""
     completions: list[dict[str, Any]]
     """{"prompt", "text" (prompt and completion), "trace" (of `Trace.to_dict`)}."""
     stages: list[tuple[str, float, str]]
@@ -75,7 +101,8 @@ class ReportData:
     commands: list[str]
     """What to try next."""
     evaluations: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    """By "pretrain" and "adapt": what was measured on held-out rows meanwhile, tokens (so far) and heldout_loss."""
+    """By "pretrain" and the names of adaptations: what was measured on what is held out meanwhile, tokens (so far) and
+    heldout_loss, or heldout_sampled_reward."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +129,21 @@ def write_report(data: ReportData, path: Path) -> None:
         kept=next((row for row in data.funnel if row[0] == "kept"), None),
         funnel=funnel_bars(data.funnel),
         licences=_top(data.licences),
-        figures={"pretrain": None, "adapt": None, "heldout": None, **_figures(data)},
+        figures={"pretrain": None, "heldout": None, **_figures(data)},
+        adaptations=_adaptations(data),
         heldout=sorted(data.heldout, key=lambda file: file[2] - file[3])[: _MOST["heldout"]],
         drawn=_MOST["points"],
         better=sum(model < xz for _, _, model, xz in data.heldout),
-        functions=[{**each, **_bodies(each)} for each in data.functions[: _MOST["functions"]]],
-        shares=share_bars(data.valid_function_share),
+        functions=[
+            (_trim(prompt), [replace(one, body=_trim(one.body)) for one in written])
+            for prompt, written in data.functions[: _MOST["functions"]]
+        ],
+        shares=[
+            {"of": share, "interval": wilson(share.valid * share.count, share.count)[1:3]}
+            for share in data.shares
+            if share.count
+        ],
+        doing=", ".join(percent(share.doing) for share in data.shares),
         completions=[_completion(each) for each in data.completions[: _MOST["completions"]]],
         caveats=list(dict.fromkeys(c["trace"]["caveat"] for c in data.completions if c.get("trace"))),
         lineage=[(name, re.split(r",\s*", origin) if origin else []) for name, origin in data.lineage][
@@ -190,8 +226,6 @@ def _figures(data: ReportData) -> dict[str, dict[str, Markup]]:
     if len(data.pretrain) > 1:
         even = ("even with xz -9e", tie) if math.isfinite(tie) and tie > 0 and data.heldout else None
         figures["pretrain"] = loss_curve("pretrain", data.pretrain, even, data.evaluations.get("pretrain", ()))
-    if len(data.adapt) > 1:
-        figures["adapt"] = loss_curve("adapt", data.adapt, None, data.evaluations.get("adapt", ()))
     points = [
         Point(visible(source).split("/")[-1].split("\\")[-1], count, model, xz)
         for source, count, model, xz in data.heldout
@@ -200,13 +234,28 @@ def _figures(data: ReportData) -> dict[str, dict[str, Markup]]:
     points = sorted(points, key=lambda point: -point.bytes)[: _MOST["points"]]
     if len(points) > 2:
         figures["heldout"] = heldout_scatter("heldout", points)
-    # matplotlib escapes the only foreign text in the drawings, the names of the files.
-    return {name: {width: Markup(svg) for width, svg in sizes.items()} for name, sizes in figures.items()}  # noqa: S704
+    return {name: _safe(sizes) for name, sizes in figures.items()}
 
 
-def _bodies(sample: dict[str, str | bool]) -> dict[str, str]:
-    """The three texts without the empty lines around them."""
-    return {key: str(sample.get(key, "")).strip("\n").rstrip() for key in ("prompt", "base", "adapted")}
+def _adaptations(data: ReportData) -> list[dict[str, Any]]:
+    """Each step after the base model with its drawing, where there is enough to draw."""
+    found = []
+    for number, (name, steps) in enumerate(data.adaptations.items()):
+        examined = data.evaluations.get(name, ())
+        drawing = _safe(loss_curve(f"adapt{number}", steps, None, examined)) if len(steps) > 1 else None
+        facts = {"steps": len(steps), "earns": rewarded(steps), "examined": bool(examined)}
+        found.append({"name": name, "drawing": drawing, **facts})
+    return found
+
+
+def _safe(sizes: dict[str, str]) -> dict[str, Markup]:
+    """Drawings as they are: matplotlib escapes the only foreign text in them, the names of files."""
+    return {width: Markup(svg) for width, svg in sizes.items()}  # noqa: S704
+
+
+def _trim(text: str) -> str:
+    """A text without the empty lines around it."""
+    return text.strip("\n").rstrip()
 
 
 def _completion(sample: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from underlay.adapt.examples import Example, Examples
 from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
 from underlay.adapt.new_tokens import enlarge, learn_rows, settle, tell_missing
+from underlay.adapt.prompting.task import fingerprint
 from underlay.adapt.reinforce import without_critic
 from underlay.adapt.reinforce.source import KEPT
 from underlay.config import Config, parse
@@ -135,13 +136,14 @@ def adapt(job: Job) -> None:
             save_model(lesson.model, folder, folded(lesson.model, before))
         else:
             write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
-        if measure is not None and not train.examine_steps:
-            with undisturbed(lesson.model, train.compiles()):
-                job.draft.metrics |= measure().figures
 
     job = replace(job, settings=settings.model_copy(update={"train": train}))
     objective_, rows = lesson.objective, len(source)
-    if trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save) is None:
+    outcome = trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save)
+    if measure is not None and not train.examine_steps:
+        with undisturbed(lesson.model, train.compiles()):  # by all processes: each may hold a part of the model
+            job.draft.metrics |= measure().figures
+    if outcome is None:
         return
     job.draft.metrics |= {"examples": lesson.count, "left_out": dict(lesson.left_out), "rows": rows, **lesson.metrics}
     job.draft.metrics |= {"learning": learning, "objective": objective.name}
@@ -161,12 +163,19 @@ def files_beside(settings: Config) -> dict[str, str]:
     reward = settings.objective.reward if isinstance(settings.objective, ReinforceObjective) else None
     places = {"reward_sha256": (reward or "").rpartition(":")[0], "template_sha256": settings.template or ""}
     found = {}
+    if isinstance(settings.objective, ReinforceObjective) and settings.objective.rubric:
+        found["rubric_sha256"] = fingerprint(settings.objective.rubric)
     for key, place in places.items():
         if place and place not in TEMPLATES:
             if not Path(place).is_file():
                 raise UserError(f"{place}: no such file")
             found[key] = file_digest(Path(place))
     return found
+
+
+def rewarded(settings: Config) -> bool:
+    """Whether the stage learns from its own answers, which one process makes."""
+    return isinstance(settings, stages.AdaptStage) and isinstance(settings.objective, ReinforceObjective)
 
 
 def with_head(settings: stages.AdaptStage) -> bool:
@@ -276,7 +285,7 @@ def adapt_recipe(
     train = {"passes": 3, "context": context, "optimizer": pace, **_BATCH["spoken" if spoken else "labelled"]}
     if isinstance(objective, dict) and objective.get("name") in ("grpo", "ppo"):
         paced = {"optimizer": _PACE["rewarded"][method], **_BATCH["labelled"]}
-        train = {"steps": 100, "context": context, "outliers": None, **paced}
+        train = {"steps": 100, "context": context, **paced}
     stage = {"verb": "adapt", **settings, **roles, "train": {**train, **settings.get("train", {})}}
     return make_recipe({"name": name, "seed": seed, "stages": {"adapt": stage}}, "adapt", assignments)
 

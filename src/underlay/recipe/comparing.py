@@ -43,6 +43,8 @@ from underlay.text import Tokenizer
 from underlay.train.memory import PeakMemory
 
 _SLOTS = 16
+_WAY = 256
+"""Tokens of a chain of thought, or a quarter of what the model reads."""
 
 
 def compare(job: Job) -> None:
@@ -164,6 +166,8 @@ class _Trials:
             selector="nearest" if self._labels and nearest(self._labels, shots) else "balanced" if shots else "fixed",
             reasoning="none" if not thinks else "worked" if shots else "step_by_step",
             direct=False,
+            too_long="leave",
+            reasoning_tokens=min(_WAY, load_config(folder).context // 4),
             votes=self._settings.votes if rung == "self_consistency" else 1,
             seed=seed,
         )
@@ -188,10 +192,15 @@ class _Trials:
             merged = merge(model, read_adapter(made.folder, model.config))
             engine = Engine(merged, Tokenizer.load(made.folder), _SLOTS, "bfloat16")
             size = _size(base) + _size(made.folder)
-            return self._asked(engine, self._task, PromptSettings(shots=0)), learning, size, settings
+            return self._asked(engine, self._task, PromptSettings(shots=0, too_long="leave")), learning, size, settings
         if load_config(made.folder).task is None:
             engine = Engine.load(made.folder, _SLOTS)
-            return self._asked(engine, self._task, PromptSettings(shots=0)), learning, _size(made.folder), settings
+            return (
+                self._asked(engine, self._task, PromptSettings(shots=0, too_long="leave")),
+                learning,
+                _size(made.folder),
+                settings,
+            )
         head, tokenizer = load_model(made.folder), Tokenizer.load(made.folder)
         bodies = [example.body for example in self._test]
         texts = [text_of(body) for body in bodies if isinstance(body, Label)]

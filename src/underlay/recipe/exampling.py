@@ -33,7 +33,7 @@ def make_examples(job: Job) -> None:
         found = list(Examples(job.folder("examples")))[: settings.limit]
     if settings.task is not None:
         found = [replace(one, body=settings.task.conversation(one, worked=True)) for one in found]
-    _describe(job, write_examples(found, job.draft.folder), found)
+    describe(job, write_examples(found, job.draft.folder), found)
 
 
 def which_files(settings: Config) -> dict[str, str]:
@@ -55,7 +55,7 @@ def _taken(job: Job) -> Iterator[Example]:
         yield Example(body, document.source, pair.line, document.licence, document.id)
 
 
-def _describe(job: Job, written: Examples, found: list[Example]) -> None:
+def describe(job: Job, written: Examples, found: list[Example]) -> None:
     """What a manifest tells; licences count bytes, as those of corpora do."""
     job.draft.metrics |= {"examples": len(written), "form": written.name, "repeated": len(found) - len(written)}
     licences: Counter[str] = Counter()

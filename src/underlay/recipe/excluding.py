@@ -17,7 +17,7 @@ SHORT = 12
 """Digits of an id that people are shown."""
 _LEAVING_OUT = ("gather", "curate")
 """The verbs that leave excluded documents out; whatever else reads documents has to be given others."""
-_LEARNING = ("tokenizer", "pack", "examples", "pretrain", "adapt", "quantise")
+_LEARNING = ("tokenizer", "pack", "examples", "answer", "pretrain", "adapt", "quantise")
 _SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 

@@ -55,6 +55,8 @@ class Verb:
     """Whether chance plays a part."""
     trains: bool = False
     """Whether it trains, which many processes do together."""
+    alone: Callable[[Config], bool] = lambda _: False
+    """Whether by some settings one process trains, and the others wait."""
     revision: int = 1
     """Raised when the code makes something else from the same settings."""
     outside: Callable[[Config], dict[str, str]] = lambda _: {}
@@ -68,7 +70,7 @@ class Verb:
 
     def config(self, settings: Config) -> dict[str, Any]:
         """What belongs to a stage's order beside its inputs, as JSON."""
-        return settings.model_dump(mode="json", exclude={"verb", "name", "record", *self.takes}) | self.outside(
+        return settings.model_dump(mode="json", exclude={"verb", "name", "record", "when", *self.takes}) | self.outside(
             settings
         )
 

@@ -10,7 +10,7 @@ from underlay.adapt.distil import Distil, check_teacher
 from underlay.adapt.examples import Conversation, Example, Judgement, Preference, Problem
 from underlay.adapt.lesson import Lesson
 from underlay.adapt.preference.reward import HEAD
-from underlay.adapt.reinforce import ModelReward
+from underlay.adapt.reinforce import Reward
 from underlay.errors import UserError
 from underlay.library import Artifact
 from underlay.models import Decoder, Model
@@ -26,6 +26,7 @@ from underlay.recipe.objectives import (
     ReinforceObjective,
     RewardObjective,
 )
+from underlay.recipe.rewarding import reward_of
 from underlay.text import Tokenizer
 from underlay.train import CausalLM, Examination, TrainConfig
 
@@ -41,7 +42,7 @@ class Teaching:
     teacher: Artifact | None = None
     """Of distillation, or of labels."""
     reward_model: Artifact | None = None
-    """Of reinforcement, where no function says what answers are worth."""
+    """Of reinforcement, where no function says what answers are worth: it was taught to, or is asked by a rubric."""
     progress: Progress = silent
 
     def lesson(self, model: Model, examples: Sequence[Example], objective: AnyObjective) -> Lesson:
@@ -78,7 +79,7 @@ class Teaching:
                 train,
                 self.scratch,
                 self.progress,
-                self._model_reward(),
+                self._reward(objective) if self.reward_model else None,
             )
         forms = (Preference, Judgement) if getattr(objective, "loss", None) == "kto" else (Preference,)
         _are(examples, forms, objective.name)
@@ -87,11 +88,8 @@ class Teaching:
         )
         return replace(made, fresh=frozenset({HEAD})) if isinstance(objective, RewardObjective) else made
 
-    def _model_reward(self) -> ModelReward | None:
-        if self.reward_model is None:
-            return None
-        folder = self.reward_model.folder
-        return ModelReward(load_decoder(folder), Tokenizer.load(folder), self.train.dtype())
+    def _reward(self, objective: ReinforceObjective) -> Reward:
+        return reward_of(objective.reward, self.reward_model, objective.rubric, self.train.dtype())
 
     def _taught(self, model: Decoder, settings: DistilObjective) -> Distil:
         assert self.teacher is not None, "the stage asks for one"
@@ -118,7 +116,7 @@ class Teaching:
             return looked
         if isinstance(objective, ReinforceObjective):
             asked = [_as_problem(example) for example in examples][: self.train.examine_rows]
-            reward = self._model_reward() or reinforce.named(str(objective.reward))
+            reward = self._reward(objective)
             policy = lesson.model
             assert isinstance(policy, Decoder)
 

@@ -2,18 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from underlay.data import Corpus, Dataset
 from underlay.data.curate import funnel
 from underlay.data.curate.summary import private_data
 from underlay.errors import UserError
-from underlay.evaluate.report import ReportData, write_report
+from underlay.evaluate.report import ReportData, Share, Written, write_report
 from underlay.generate import Engine, Request, Sampling
 from underlay.library import Artifact, Draft, Library
 from underlay.models.storage import load_decoder
 from underlay.progress import Progress
+from underlay.recipe.evaluating import BASE, EVALUATION
 from underlay.recipe.stages import ReportStage
 from underlay.text import Tokenizer
 from underlay.trace.tracer import Tracer
@@ -56,11 +57,22 @@ def make_report(
             "heldout_files",
             "heldout_bytes",
             "valid_function_share",
+            "doing_function_share",
         )
+        if key in measured
     }
     draft.metrics |= {"seconds": seconds, "page": PAGE}
     draft.licences = inputs["corpus"].manifest.licences
     write_report(_collect(inputs, library, made, completions), draft.folder / PAGE)
+
+
+def _evaluated(evaluation: Artifact, library: Library, names: Sequence[str]) -> dict[str, Artifact]:
+    """The models that an evaluation measured beside the base, by their names, step after step."""
+    parents = library.parents(evaluation)
+    found = {name: parents.get(f"models.{name}") for name in names}
+    if gone := [name for name, model in found.items() if model is None]:
+        raise UserError(f"{evaluation.reference}: the model that it calls {gone[0]} is not in the library any more")
+    return {name: model for name, model in found.items() if model is not None}
 
 
 def _complete(
@@ -113,13 +125,14 @@ def _collect(
     completions: list[dict[str, Any]],
 ) -> ReportData:
     raw, corpus = Corpus(inputs["raw"].folder), Corpus(inputs["corpus"].folder)
-    base, model, evaluation = (inputs[role].manifest for role in ("base", "model", "evaluation"))
+    base, evaluation = (inputs[role].manifest for role in ("base", "evaluation"))
     dataset = library.ancestor(inputs["base"], "dataset").manifest
     config = json.loads((inputs["base"].folder / "config.json").read_text("utf-8"))
-    measured = json.loads((inputs["evaluation"].folder / "evaluation.json").read_text("utf-8"))
+    measured = json.loads((inputs["evaluation"].folder / EVALUATION).read_text("utf-8"))
+    models = _evaluated(inputs["evaluation"], library, measured["models"])
     gathered = inputs["raw"].manifest
     inherited = base.metrics.get("inherited") or {"tokens": 0, "flops": 0.0}
-    name = model.name
+    name = next(reversed(models.values())).manifest.name
     return ReportData(
         title=name,
         created=evaluation.created,
@@ -140,7 +153,7 @@ def _collect(
         },
         model={"parameters": base.metrics["parameters"]} | {k: v for k, v in config.items() if k != "vocabulary"},
         pretrain=rows_of(metrics_in(inputs["base"].folder)),
-        adapt=rows_of(metrics_in(inputs["model"].folder)),
+        adaptations={name: rows_of(metrics_in(model.folder)) for name, model in models.items()},
         cost={
             "seconds": sum(artifact.manifest.cost.wall_seconds for artifact in made),
             "tokens": (base.cost.tokens or 0) + inherited["tokens"],
@@ -161,15 +174,15 @@ def _collect(
         heldout_bits_per_byte=evaluation.metrics["heldout_bits_per_byte"],
         xz_bits_per_byte=evaluation.metrics["xz_bits_per_byte"],
         xz_solid_bits_per_byte=evaluation.metrics["xz_solid_bits_per_byte"],
-        valid_function_share=_share(evaluation.metrics),
+        shares=_shares(evaluation.metrics, [BASE, *models]),
         functions=_functions(measured["functions"]),
         completions=completions,
         stages=[(a.manifest.verb, a.manifest.cost.wall_seconds, a.reference) for a in made],
         lineage=[(a.reference, ", ".join(f"{p.role} {p.reference}" for p in a.manifest.parents)) for a in made],
         commands=next_commands(name),
         evaluations={
-            stage: rows_of(inputs[role].folder / EVALUATIONS)
-            for stage, role in (("pretrain", "base"), ("adapt", "model"))
+            stage: rows_of(model.folder / EVALUATIONS)
+            for stage, model in {"pretrain": inputs["base"], **models}.items()
         },
     )
 
@@ -190,19 +203,21 @@ def corpus_licences(corpus: Artifact) -> dict[str, int]:
     return dict(Counter(corpus.manifest.licences).most_common())
 
 
-def _share(metrics: Mapping[str, Any]) -> dict[str, float] | None:
-    share = metrics["valid_function_share"]
-    return {**share, "count": metrics["functions_sampled"]} if share else None
+def _shares(metrics: Mapping[str, Any], names: Sequence[str]) -> list[Share]:
+    """Of each model's functions, step after step."""
+    valid = metrics["valid_function_share"]
+    if valid is None:
+        return []
+    doing, count = metrics["doing_function_share"], metrics["functions_sampled"]
+    return [Share(name, valid[name], doing[name], count) for name in names]
 
 
-def _functions(samples: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, str | bool]]:
+def _functions(samples: Mapping[str, list[dict[str, Any]]]) -> list[tuple[str, list[Written]]]:
+    """Each prompt, and what every model made of it."""
     return [
-        {
-            "prompt": base["prompt"],
-            "base": base["body"],
-            "adapted": adapted["body"],
-            "base_valid": base["valid"],
-            "adapted_valid": adapted["valid"],
-        }
-        for base, adapted in zip(samples.get("base", []), samples.get("adapted", []), strict=True)
+        (
+            together[0]["prompt"],
+            [Written(name, one["body"], one["valid"]) for name, one in zip(samples, together, strict=True)],
+        )
+        for together in zip(*samples.values(), strict=True)
     ]

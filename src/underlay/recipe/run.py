@@ -1,18 +1,18 @@
 """Run a recipe: stage after stage, each made once and reused ever after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
 from underlay.data.curate.engine import Engine
 from underlay.data.mixture import check_parts
 from underlay.errors import UserError
-from underlay.library import Artifact, Draft, Library, Order
+from underlay.library import Artifact, Draft, Library, Made, Order
 from underlay.library.reference import one_of
 from underlay.recipe import excluding, extend
 from underlay.recipe.job import Job
 from underlay.recipe.recipe import Recipe
-from underlay.recipe.stages import AnyStage, GatherStage, PackStage, PretrainStage
+from underlay.recipe.stages import AdaptStage, AnyStage, GatherStage, PackStage, PretrainStage
 from underlay.recipe.together import make
 from underlay.recipe.verbs import VERBS
 from underlay.train.record import installed
@@ -59,22 +59,48 @@ def run_recipe(
         inputs = {
             role: made.get(name) or library.find(name, kind) for role, (name, kind) in verb.inputs(settings).items()
         }
-        config = verb.config(settings)
-        seed = recipe.seed if verb.seeded else 0
-        order = Order(
-            verb.kind(settings), settings.name or recipe.name, settings.verb, config, inputs, seed, verb.revision
-        )
-        order = extend.asked_again(order, library)
-        work = _work(order, settings, recipe.seed, library, listener, verb.work, world, engine)
-        waiting = partial(listener.said, "another process is busy with this stage; waiting")
-        excluding.refuse(settings.verb, inputs, library)
-        usable = excluding.usable(settings.verb, library)
-        result = make(world, library, order, work, verb.trains, waiting, usable)
+        result = _passed_on(settings, inputs, listener)
+        result = result or _made(recipe, settings, inputs, library, listener, world, engine)
         made[stage] = result.artifact
         listener.ended(result.artifact, result.reused)
         if stage == until:
             break
     return made
+
+
+def _passed_on(settings: AnyStage, inputs: Mapping[str, Artifact], listener: Listener) -> Made | None:
+    """The model of a stage that does not learn from such examples; None: the stage has work to do."""
+    if not isinstance(settings, AdaptStage) or settings.when is None:
+        return None
+    model, examples = inputs["model"], inputs["examples"]
+    if examples.manifest.metrics.get("pairs_from") == settings.when:
+        return None
+    listener.said(f"{examples.reference} has no {settings.when}, so {model.reference} goes on as it is")
+    return Made(model, reused=True)
+
+
+def _made(
+    recipe: Recipe,
+    settings: AnyStage,
+    inputs: Mapping[str, Artifact],
+    library: Library,
+    listener: Listener,
+    world: World,
+    engine: Engine | None,
+) -> Made:
+    verb = VERBS[settings.verb]
+    config = verb.config(settings)
+    seed = recipe.seed if verb.seeded else 0
+    name = settings.name or recipe.name
+    order = Order(verb.kind(settings), name, settings.verb, config, inputs, seed, verb.revision)
+    order = extend.asked_again(order, library)
+    together = verb.trains and not verb.alone(settings)
+    own = world if together else alone()
+    work = _work(order, settings, recipe.seed, library, listener, verb.work, own, engine)
+    waiting = partial(listener.said, "another process is busy with this stage; waiting")
+    excluding.refuse(settings.verb, inputs, library)
+    usable = excluding.usable(settings.verb, library)
+    return make(world, library, order, work, together, waiting, usable)
 
 
 def _work(

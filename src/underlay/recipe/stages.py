@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from underlay.adapt.answers import AnswerConfig
 from underlay.adapt.examples import ExamplesConfig
 from underlay.adapt.ladder import RungName
 from underlay.adapt.lora import LoraConfig
@@ -24,6 +25,7 @@ from underlay.data import (
     TagConfig,
 )
 from underlay.models import AnyConfig, EncoderConfig, LlamaConfig
+from underlay.models.config import TextConfig
 from underlay.models.families import DIALLED
 from underlay.recipe.objectives import (
     DistilObjective,
@@ -106,15 +108,25 @@ class CorporaStage(Stage):
 
 
 class TokenizerStage(CorporaStage):
-    """Learn a tokenizer from a corpus, or from several."""
+    """Learn a tokenizer from a corpus, or from several; or take that of a model, for data that it is to read."""
 
     verb: Literal["tokenizer"] = "tokenizer"
+    model: str | None = None
+    """The model whose tokenizer is taken, in the place of learning one."""
     vocabulary: int = Field(default=4096, gt=0)
     """Number of token ids."""
     mask: bool = False
     """Whether one of them is the mask, which encoders need to learn."""
     fim: bool = False
     """Whether three of them mark a gap in a text, which decoders need to learn to fill in the middle."""
+
+    @model_validator(mode="after")
+    def _some_corpus(self) -> Self:
+        if sum((self.corpus is not None, bool(self.corpora), self.model is not None)) != 1:
+            raise ValueError("set one of corpus, corpora and model")
+        if self.model is not None and (stray := sorted(self.model_fields_set & {"vocabulary", "mask", "fim"})):
+            raise ValueError(f"{stray[0]}: a model's tokenizer is taken as it is; leave it out")
+        return self
 
 
 class PackStage(CorporaStage, PackConfig):
@@ -186,12 +198,36 @@ class LadderStage(Stage):
     """Ways that are not gone, and why; for who reads the report."""
 
 
+class AnswerStage(Stage, AnswerConfig):
+    """Let a model answer the prompts of examples, or label texts: examples for others to learn from."""
+
+    verb: Literal["answer"] = "answer"
+    model: str
+    """The teacher."""
+    prompts: str
+    """Examples whose prompts it answers, or whose texts it labels; their own answers are not shown to it."""
+    reward_model: str | None = None
+    """What says which answers are kept, in the place of `keep`: a reward model, or with `rubric` any that judges."""
+
+    @model_validator(mode="after")
+    def _one_reward(self) -> Self:
+        if self.reward_model is not None and self.keep is not None:
+            raise ValueError("reward_model: either it or keep says which answers are kept")
+        if self.rubric is not None and self.reward_model is None:
+            raise ValueError("rubric: a model judges by it; name that as reward_model")
+        if self.keep is None and self.reward_model is None and (self.best or self.worth is not None):
+            raise ValueError(f"{'best' if self.best else 'worth'}: needs a reward that tells; name it as keep")
+        return self
+
+
 class PretrainStage(Stage):
-    """Grow a base model on a dataset."""
+    """Grow a base model on a dataset, or let one go on to learn from another dataset."""
 
     verb: Literal["pretrain"] = "pretrain"
     dataset: str
     """What to learn from."""
+    start: str | None = None
+    """A model whose weights to start from, in its own shape, on a dataset of its own tokens; its rate rises anew."""
     extend: str | None = None
     """A model to go on from, trained with the same settings but for its length: from where its rate began to fall."""
     model: AnyConfig = LlamaConfig()
@@ -231,24 +267,32 @@ class PretrainStage(Stage):
             raise ValueError(f"set either params or model.{given[0]}")
         if self.params and not self.parameters():
             raise ValueError("params: ask for more than none, such as 10M")
-        if isinstance(self.model, EncoderConfig):
-            if self.isolate:
-                raise ValueError(f"isolate: not for encoders, and {self.model.family} is one")
-            if self.fim:
-                raise ValueError(f"fim: not for encoders, and {self.model.family} is one; masking is theirs")
-            if self.packing == "best_fit":
-                raise ValueError(f"packing: best_fit is not for encoders, and {self.model.family} is one")
-            if not self.model.masked_head:
-                raise ValueError("model.masked_head: an encoder learns through it")
-            if self.samples:
-                raise ValueError(f"samples: an encoder says nothing, and {self.model.family} is one")
-        if self.samples and self.train.examine_steps is None:
+        if self.start is not None:
+            if stray := [key for key in ("model", "params", "embedding") if key in self.model_fields_set]:
+                raise ValueError(f"{stray[0]}: not with start, whose own it is; leave one of them out")
+        elif unfit := self.unfit(self.model):
+            raise ValueError(unfit)
+        if self.samples and self.train.examine_steps is None and self.start is None:
             raise ValueError("samples: they are made when the run is examined; set train.examine_steps too")
         if self.fim and self.packing == "best_fit":
             raise ValueError("fim: rearranges rows that are cut from the stream, so packing must be windows")
-        if self.model.task is not None:
-            raise ValueError("model.task: a base model is pretrained without a head for a task")
         return self
+
+    def unfit(self, shape: TextConfig) -> str | None:
+        """Why a model of this shape cannot learn by these settings, key first; None where it can."""
+        if shape.task is not None:
+            return "model.task: a base model is pretrained without a head for a task"
+        if not isinstance(shape, EncoderConfig):
+            return None
+        if self.isolate:
+            return f"isolate: not for encoders, and {shape.family} is one"
+        if self.fim:
+            return f"fim: not for encoders, and {shape.family} is one; masking is theirs"
+        if self.packing == "best_fit":
+            return f"packing: best_fit is not for encoders, and {shape.family} is one"
+        if not shape.masked_head:
+            return "model.masked_head: an encoder learns through it"
+        return f"samples: an encoder says nothing, and {shape.family} is one" if self.samples else None
 
     def parameters(self) -> int | None:
         """`params` as a number."""
@@ -271,11 +315,15 @@ class AdaptStage(Stage):
     blocks: int | None = Field(default=None, gt=0)
     """Keep so many of the model's blocks, spread evenly, and learn with those: a smaller model, for a teacher."""
     reward_model: str | None = None
-    """With `grpo` and `ppo`: what answers are worth, in the place of `objective.reward`."""
+    """With `grpo` and `ppo`: what answers are worth, in the place of `objective.reward`; a reward model, or with
+    `objective.rubric` any model that judges by it."""
     adapter: str | None = None
     """With lora: an adapter of the same model to go on from."""
     extend: str | None = None
     """A model to go on from, adapted with the same settings but for its length: from where its rate began to fall."""
+    when: PairKind | None = None
+    """Learn only where the examples are pairs of this kind out of a corpus; otherwise the stage makes nothing, and its
+    model goes on as it is. For recipes that read any corpus."""
     objective: ObjectiveSettings = None
     """What is learned of the examples; by default what their form calls for. A name will do: `instruct`, `distil`,
     `head`, `dpo`, `ipo`, `hinge`, `kto`, `reward`, `grpo`, `ppo`."""
@@ -302,6 +350,14 @@ class AdaptStage(Stage):
     train: TrainConfig
     """How it is trained."""
 
+    @field_validator("train", mode="after")
+    @classmethod
+    def _rewards_come_at_once(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        """Where rewards stay away for long, the steps in which they come stand out, and are what is learned from."""
+        if not isinstance(info.data.get("objective"), ReinforceObjective) or "outliers" in train.model_fields_set:
+            return train
+        return train.model_copy(update={"outliers": None})
+
     @model_validator(mode="after")
     def _used(self) -> Self:
         if self.method != "lora" and (self.adapter is not None or self.lora != LoraConfig()):
@@ -317,8 +373,12 @@ class AdaptStage(Stage):
         named = isinstance(self.objective, ReinforceObjective) and self.objective.reward is not None
         if (named + (self.reward_model is not None)) != earns:
             raise ValueError("reward_model: grpo and ppo need it or objective.reward, one of them; others neither")
+        if isinstance(self.objective, ReinforceObjective) and self.objective.rubric and self.reward_model is None:
+            raise ValueError("objective.rubric: a model judges by it; name that as reward_model")
         if self.method == "lora" and self.extend is not None:
             raise ValueError("extend: not with lora; name its adapter as `adapter`")
+        if self.method == "lora" and self.when is not None:
+            raise ValueError("when: not with lora; a model that goes on as it is is no adapter")
         if self.new_tokens and self.adapter is not None:
             raise ValueError("new_tokens: not on top of an adapter; merge it into its model first")
         self._soft()
@@ -383,8 +443,8 @@ class EvaluateStage(Stage):
     verb: Literal["evaluate"] = "evaluate"
     base: str
     """The base model."""
-    model: str
-    """The adapted model."""
+    models: dict[Name, str] = Field(min_length=1)
+    """What was made of it, step after step, each by the name that it is told of under: `{adapted: adapt}`."""
     corpus: str
     """The corpus that the models' dataset was packed from; of several, the one whose held-out documents are scored."""
     max_bytes: int = Field(default=1_000_000, gt=0)
@@ -393,6 +453,13 @@ class EvaluateStage(Stage):
     """Function bodies to sample from each model."""
     max_tokens: int = Field(default=128, gt=0)
     """Longest sampled body."""
+
+    @field_validator("models")
+    @classmethod
+    def _beside_the_base(cls, models: dict[str, str]) -> dict[str, str]:
+        if "base" in models:
+            raise ValueError("base: that is the base model; give it another name")
+        return models
 
 
 class TraceStage(Stage):
@@ -413,10 +480,8 @@ class ReportStage(Stage):
     """The corpus as it was curated."""
     base: str
     """The base model."""
-    model: str
-    """The adapted model."""
     evaluation: str
-    """What was measured."""
+    """What was measured of it and of what was made of it, which are shown as well."""
     index: str
     """The trace index."""
     prompts: tuple[str, ...] = ()
@@ -433,6 +498,7 @@ AnyStage = Annotated[
     | TokenizerStage
     | PackStage
     | ExamplesStage
+    | AnswerStage
     | PretrainStage
     | AdaptStage
     | MergeStage

@@ -63,8 +63,10 @@ def _log(model: Artifact, step: int) -> dict[str, float]:
 def rows_read(library: Library, model: Artifact) -> tuple[Rows, int]:
     """The rows that a model was pretrained on, in their order, and how many were read in a step."""
     roles = {parent.role: parent.reference for parent in model.manifest.parents}
-    # A manifest holds every size, also where `params` had chosen them.
-    settings = parse(stages.PretrainStage, {**model.manifest.config, **roles, "params": None}, model.reference)
+    # A manifest holds every size, also where `params` had chosen them, and where they are those of `start`.
+    chosen = {"params", *({"model", "embedding"} if "start" in roles else ())}
+    kept = {key: value for key, value in model.manifest.config.items() if key not in chosen}
+    settings = parse(stages.PretrainStage, {**kept, **roles}, model.reference)
     dataset = Dataset(library.ancestor(model, "dataset").folder)
     return rows_of(dataset, settings, model.manifest.seed), settings.train.batch_rows
 

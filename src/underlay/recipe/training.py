@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -17,12 +18,13 @@ from underlay.models.config import TextConfig
 from underlay.models.spectral import spectral_embedding
 from underlay.models.storage import save_model
 from underlay.plan.flops import training_flops
-from underlay.recipe import extend, stages
+from underlay.recipe import extend, stages, starting
 from underlay.recipe.heldout import HeldOut, Speech
 from underlay.recipe.job import Job
 from underlay.recipe.reading import read_in_rows
 from underlay.text import Tokenizer
 from underlay.train import CausalLM, Objective, Onlookers, Outcome, Source, TrainConfig, stable, train
+from underlay.train.examine import Examine
 from underlay.train.memory import PeakMemory
 from underlay.train.record import Recorder, recorders, run_title
 
@@ -30,39 +32,54 @@ CURVE = "loss.png"
 
 
 def pretrain(job: Job) -> None:
-    """Grow a base model on a dataset."""
+    """Grow a base model on a dataset, from chance or from another model."""
     settings: stages.PretrainStage = job.settings
+    starts = starting.ROLE in job.inputs
+    if starts:
+        settings = settings.model_copy(update={"train": starting.at_both_ends(settings.train)})
+        job = replace(job, settings=settings)
     dataset = Dataset(job.folder("dataset"))
     rows = rows_of(dataset, settings, job.seed)
     if isinstance(rows.layout, BestFit):
         job.log(str(rows.layout))
     tokenizer = Tokenizer.load(job.library.ancestor(job.inputs["dataset"], "tokenizer").folder)
     torch.manual_seed(job.seed)
-    config = _in_full(settings, dataset)
     with job.world.weights():
-        model = config.build()
+        model = starting.starting_model(job, dataset, tokenizer) if starts else _in_full(settings, dataset).build()
+    config = model.config
     source: Source = rows
     predicted = 1.0
     if isinstance(model, Encoder):
         source, predicted = Masked(rows, tokenizer, settings.masking), settings.masking.share
-    elif settings.embedding == "spectral" and job.world.leads:
+    elif settings.embedding == "spectral" and job.world.leads and not starts:
         model.start_from(spectral_embedding(dataset.tokens, config.vocabulary, config.width, job.seed))
     if settings.fim:
         source = Middles(rows, tokenizer, settings.fim)
     chance, work = math.log(config.vocabulary), training_flops(config, 1, settings.train.context, predicted)
+    examine: Examine | None = None
+    if settings.train.examine_steps:
+        whole = _examination(job, model, tokenizer)
+        examine = starting.sets_of(job, model, tokenizer, whole) if starts else whole
     onlookers = Onlookers(
-        _examination(job, model, tokenizer) if settings.train.examine_steps else None,
+        examine,
         recorders_of(job),
         lambda samples: [str(read) for read in read_in_rows(rows, samples)],
+        beforehand=starts,
     )
     objective = CausalLM(settings.train.dtype(), settings.train.compiles())
 
     def save(outcome: Outcome) -> None:
         save_model(model, job.draft.folder, outcome.weights)
 
-    outcome = trained(job, model, objective, source, rows.count, tokenizer, work, onlookers, save, chance)
+    known = None if starts else chance
+    outcome = trained(job, model, objective, source, rows.count, tokenizer, work, onlookers, save, known)
     if outcome is None:
         return
+    if starts:
+        job.draft.licences = dict(Counter(job.draft.licences) + Counter(job.inputs[starting.ROLE].manifest.licences))
+        job.draft.metrics["transfer"] = found = starting.compared(list(outcome.evaluations))
+        for line in starting.lines(found):
+            job.log(line)
     job.draft.metrics["passes"] = outcome.progression.samples / rows.count
     if isinstance(rows.order, Mixture):
         job.draft.metrics["parts"] = {

@@ -1,13 +1,10 @@
 """What each verb does: take inputs out of the library, call one package, leave files and figures in the draft."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import chain, islice
 from typing import Any
 
-from underlay.adapt import functions_in
 from underlay.config import Config
 from underlay.data import Attributes, Corpus, Dataset, curate, fingerprint, gather, pack, tag
 from underlay.data.curate import canaries, contamination
@@ -15,16 +12,13 @@ from underlay.data.curate.classifier import train as train_classifier
 from underlay.data.curate.decide import decide
 from underlay.data.curate.harm import fingerprint as fingerprint_words
 from underlay.data.curate.privacy import Pseudonyms, read_key
-from underlay.errors import UserError
-from underlay.evaluate.compression import compare
-from underlay.evaluate.functions import FunctionSample, sample_functions
-from underlay.generate import Engine
 from underlay.library import Artifact, Draft, Kind, Library
-from underlay.models.storage import load_decoder
 from underlay.recipe import stages
-from underlay.recipe.adapting import adapt, files_beside, merge_adapter, with_head
+from underlay.recipe.adapting import adapt, files_beside, merge_adapter, rewarded, with_head
+from underlay.recipe.answering import files_read, make_answers
 from underlay.recipe.carding import make_card
 from underlay.recipe.comparing import compare as compare_ways
+from underlay.recipe.evaluating import evaluate
 from underlay.recipe.exampling import make_examples, which_files
 from underlay.recipe.job import Job, Verb
 from underlay.recipe.quantising import quantise
@@ -85,6 +79,11 @@ def _describe_corpus(corpus: Corpus, draft: Draft) -> None:
 
 
 def _tokenizer(job: Job) -> None:
+    if "model" in job.inputs:
+        taken = Tokenizer.load(job.folder("model"))
+        taken.save(job.draft.folder)
+        job.draft.metrics["vocabulary"] = taken.size
+        return
     corpora = [Corpus(corpus.folder) for corpus in job.corpora().values()]
     seen, total = 0, sum(map(len, corpora))
 
@@ -117,57 +116,6 @@ def _pack(job: Job) -> None:
     for corpus in job.corpora().values():
         licences.update(corpus.manifest.licences)
     job.draft.licences = dict(licences)
-
-
-def _evaluate(job: Job) -> None:
-    settings: stages.EvaluateStage = job.settings
-    base, adapted = job.inputs["base"], job.inputs["model"]
-    tokenizer = Tokenizer.load(base.folder)
-    packed = job.library.ancestor(base, "dataset")
-    heldout = Dataset(packed.folder, "heldout")
-    wanted = _held_out_of(packed, heldout, job.inputs["corpus"])
-    documents = [document for document in Corpus(job.folder("corpus")) if document.id in wanted]
-    if {document.id for document in documents} != wanted:
-        raise UserError(
-            f"{job.inputs['corpus'].reference} is not the corpus that {base.reference} held documents out of"
-        )
-    base_engine = Engine(load_decoder(base.folder), tokenizer, slots=16)
-    scorer = Engine(load_decoder(base.folder), tokenizer, precision="bfloat16")
-    compression = compare(scorer, heldout, documents, settings.max_bytes, job.progress)
-    job.log(f"{compression.model_bits_per_byte:.3f} bits per byte, xz {compression.xz_bits_per_byte:.3f}")
-    job.draft.metrics |= {
-        "heldout_bits_per_byte": compression.model_bits_per_byte,
-        "xz_bits_per_byte": compression.xz_bits_per_byte,
-        "xz_solid_bits_per_byte": compression.xz_solid_bits_per_byte,
-        "heldout_files": len(compression.files),
-        "heldout_bytes": compression.bytes,
-        "valid_function_share": None,
-    }
-    pairs = [pair for document in documents for pair in functions_in(document)]
-    fitting = [p for p in pairs if len(tokenizer.encode(p.prompt)) + settings.max_tokens + 8 <= base_engine.context]
-    chosen = fitting[:: max(1, len(fitting) // max(1, settings.functions))][: settings.functions]
-    samples: dict[str, list[FunctionSample]] = {}
-    if chosen:
-        engines = {"base": base_engine, "adapted": Engine(load_decoder(adapted.folder), tokenizer, slots=16)}
-        for role, engine in engines.items():
-            samples[role] = sample_functions(
-                engine, tokenizer, chosen, role == "adapted", settings.max_tokens, job.seed, job.progress
-            )
-        shares = {role: sum(s.valid for s in found) / len(found) for role, found in samples.items()}
-        job.draft.metrics["valid_function_share"] = shares
-        job.draft.metrics["functions_sampled"] = len(chosen)
-    result = {
-        "files": [asdict(file) for file in compression.files],
-        "functions": {role: [asdict(sample) for sample in found] for role, found in samples.items()},
-    }
-    (job.draft.folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-
-
-def _held_out_of(packed: Artifact, heldout: Dataset, corpus: Artifact) -> set[str]:
-    """The held-out documents of one corpus that a dataset was packed from, or of the only one."""
-    roles = {parent.role for parent in packed.manifest.parents if parent.hash == corpus.manifest.hash}
-    stretches = [tokens for name, tokens in heldout.parts.items() if f"corpora.{name}" in roles]
-    return {id_ for tokens in stretches or [range(len(heldout))] for id_ in heldout.ids[heldout.inside(tokens)]}
 
 
 def _trace(job: Job) -> None:
@@ -221,7 +169,7 @@ VERBS: Mapping[str, Verb] = {
     "classifier": Verb("classifier", {"like": "corpus", "unlike": "corpus"}, _classifier),
     "tag": Verb("attributes", {"corpus": "corpus", "classifiers": "classifier"}, _tag, outside=_read_beside),
     "curate": Verb("corpus", {"corpus": "corpus", "attributes": "attributes"}, _curate, outside=_which_key),
-    "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus"}, _tokenizer),
+    "tokenizer": Verb("tokenizer", {"corpus": "corpus", "corpora": "corpus", "model": "model"}, _tokenizer),
     "pack": Verb("dataset", {"corpus": "corpus", "corpora": "corpus", "tokenizer": "tokenizer"}, _pack),
     "examples": Verb(
         "examples",
@@ -229,7 +177,16 @@ VERBS: Mapping[str, Verb] = {
         make_examples,
         outside=which_files,
     ),
-    "pretrain": Verb("model", {"dataset": "dataset", "extend": "model"}, pretrain, seeded=True, trains=True),
+    "answer": Verb(
+        "examples",
+        {"model": "model", "prompts": "examples", "reward_model": "model"},
+        make_answers,
+        seeded=True,
+        outside=files_read,
+    ),
+    "pretrain": Verb(
+        "model", {"dataset": "dataset", "start": "model", "extend": "model"}, pretrain, seeded=True, trains=True
+    ),
     "adapt": Verb(
         "model",
         {
@@ -244,6 +201,7 @@ VERBS: Mapping[str, Verb] = {
         adapt,
         seeded=True,
         trains=True,
+        alone=rewarded,
         outside=files_beside,
         instead=_makes_adapter,
     ),
@@ -254,7 +212,9 @@ VERBS: Mapping[str, Verb] = {
     ),
     "merge": Verb("model", {"model": "model", "adapter": "adapter"}, merge_adapter, seeded=True),
     "quantise": Verb("model", {"model": "model", "dataset": "dataset", "corpus": "corpus"}, quantise, seeded=True),
-    "evaluate": Verb("report", {"base": "model", "model": "model", "corpus": "corpus"}, _evaluate, seeded=True),
+    "evaluate": Verb(
+        "report", {"base": "model", "models": "model", "corpus": "corpus"}, evaluate, seeded=True, revision=2
+    ),
     "trace": Verb("index", {"dataset": "dataset"}, _trace),
     "report": Verb(
         "report",
@@ -262,11 +222,11 @@ VERBS: Mapping[str, Verb] = {
             "raw": "corpus",
             "corpus": "corpus",
             "base": "model",
-            "model": "model",
             "evaluation": "report",
             "index": "index",
         },
         _report,
         seeded=True,
+        revision=2,
     ),
 }

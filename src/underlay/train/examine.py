@@ -51,10 +51,12 @@ class Examiner:
         average: Average | None,
         scratch: Path,
         state: Progression,
+        beforehand: bool = False,
     ) -> None:
         """Go on with the files in `scratch` after `state.step`. Where there is an average, it is what is examined.
 
-        Raises UserError where examinations are asked for and nothing examines, or the other way round.
+        beforehand: whether the model is also examined before its first step. Raises UserError where
+        examinations are asked for and nothing examines, or the other way round.
         """
         if (examine is None) != (config.examine_steps is None):
             raise UserError("examine_steps: set it where there is something that examines the run, and only there")
@@ -66,12 +68,13 @@ class Examiner:
         """One row a sample: step, and its parts."""
         self.latest: dict[str, float] = next(iter(self.evaluations.tail(1)), {})
         """The last row of `evaluations`."""
+        self._never = -1 if beforehand else 0
 
     def due(self) -> bool:
         """Whether the model is to be examined as it stands, and was not yet."""
         step = self._state.step
         wanted = self._every is not None and (step % self._every == 0 or step == self._state.steps)
-        return wanted and step > self.latest.get("step", 0)
+        return wanted and step > self.latest.get("step", self._never)
 
     def look(self, log: Callable[[str], None]) -> dict[str, float]:
         """Examine the model, write down what was found, tell it in lines; returns the figures and their step."""
@@ -126,7 +129,8 @@ def undisturbed(model: nn.Module, compiled: bool) -> Iterator[None]:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    """A figure's name, and behind its dot what it is of."""
+    return name.replace("_", " ").replace(".", " of ")
 
 
 def _trimmed(part: str) -> str:

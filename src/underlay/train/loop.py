@@ -10,7 +10,7 @@ checkpoint and ends with the same weights, bit for bit.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +32,7 @@ from underlay.train.journal import METRICS, Journal
 from underlay.train.memory import forget_gradients, give_back_freed_memory, keep_freed_memory
 from underlay.train.objectives import Objective
 from underlay.train.optimizer import Optimizer
-from underlay.train.preflight import fitting, inspect
+from underlay.train.preflight import MOST_ROWS, fitting, inspect
 from underlay.train.record import Recording
 from underlay.train.spread import Spread, blocks
 from underlay.train.world import World, alone
@@ -103,7 +103,7 @@ def train(
     if state.micro_rows:
         log(f"resumed at step {state.step:,}")
     else:
-        found = inspect(run.spread, objective, source.batch(state.samples, 1).to(world.device))
+        found = inspect(run.spread, objective, run.first_rows())
         state.micro_rows = int(-world.most(-fitting(found, config.micro_rows, world.device))[0])
         for line in watch.told(found, state, config, None if state.step else chance, at_peak):
             log(line)
@@ -192,7 +192,8 @@ class _Run:
         self.kept = Checkpoints(scratch / stable.KEPT, parts, world)
         own = scratch if world.leads else scratch / f"process-{world.rank}"
         self.journal = Journal(own / METRICS, self.state.step)
-        self.examiner = Examiner(onlookers.examine, config, self.spread, self.average, own, self.state)
+        looks, before = onlookers.examine, onlookers.beforehand
+        self.examiner = Examiner(looks, config, self.spread, self.average, own, self.state, before)
         self.metrics: list[str] = []
         """What the objective tells beside its loss."""
         self._halved = self._warm = False
@@ -204,6 +205,11 @@ class _Run:
         self.kept.settle()
         self.keep_stable()
         self.checkpoints.save(self.state)
+
+    def first_rows(self) -> Iterator[Batch]:
+        """Rows of the step that is to come, one by one."""
+        numbers = range(self.state.samples, self.state.samples + min(self.config.batch_rows, MOST_ROWS))
+        return (self.source.batch(number, 1).to(self.world.device) for number in numbers)
 
     def settle(self) -> None:
         """Wait for what is being written in the background."""

@@ -40,6 +40,8 @@ class Onlookers:
     """By name; each gets every row of figures."""
     documents: Callable[[range], Sequence[str]] = lambda _: ()
     """Names what stands in samples of these numbers, what most of it is first."""
+    beforehand: bool = False
+    """Whether also before the first step: where the model knows something already."""
 
 
 NOBODY = Onlookers()
@@ -57,6 +59,8 @@ def told(
         yield f"about {_span(2 * at_peak * tokens)} at half of this machine's matrix products"
     if rows < config.micro_rows:
         yield f"memory is short: {rows} rows at once instead of {config.micro_rows}, as many in a step"
+    if found.silent:
+        yield "no gradient comes of the first rows, so whether all parameters can learn is not known"
     if found.unreached:
         yield f"no gradient reaches {', '.join(found.unreached[:3])}" + (" ..." if found.unreached[3:] else "")
     if chance is not None and not 0.95 < found.loss / chance < 1.05:

@@ -118,3 +118,21 @@ def test_nearest_can_be_asked_for_by_a_task(tmp_path) -> None:  # type: ignore[n
     one = answer(engine, task(), given, PromptSettings(selector="nearest", shots=1)).predictions
     other = answer(engine, task(demonstrations=task().demonstrations[:1]), given).predictions
     assert one == other
+
+
+@pytest.mark.parametrize("settings", [{}, {"reasoning": "step_by_step", "reasoning_tokens": 8}, {"votes": 2}])
+def test_an_input_that_is_too_long_may_go_without_an_answer(settings: dict[str, object]) -> None:
+    engine, asked = make_engine(context=128), task(demonstrations=[])
+    long = "bad film " * 60
+    examples = texts((long, "bad"), ("the film was fine", "good"), (long, "bad"), ("bad answer", "bad"))
+    with pytest.raises(UserError, match="do not fit into the model's context of 128"):
+        answer(engine, asked, examples, PromptSettings.model_validate(settings))
+    found = answer(engine, asked, examples, PromptSettings.model_validate(settings | {"too_long": "leave"}))
+    alone = answer(engine, asked, examples[1::2], PromptSettings.model_validate(settings))
+    assert found.too_long == 2
+    assert [one.answer is None for one in found.predictions[::2]] == [True, True]
+    assert found.predictions[1::2] == alone.predictions
+    if found.direct is not None:
+        assert len(found.direct.predictions) == 4
+    nothing = answer(engine, asked, examples[:1], PromptSettings.model_validate(settings | {"too_long": "leave"}))
+    assert [one.answer for one in nothing.predictions] == [None]

@@ -172,7 +172,8 @@ def test_a_model_is_reasoned_with_within_its_context_and_again_alike(reasoning: 
 
 def test_votes_of_labels_keep_to_the_labels() -> None:
     settings = PromptSettings(votes=5, temperature=2.0)
-    (one,) = answer(make_engine(), task(decoding={"max_tokens": 12}), texts(("fine", "good")), settings).predictions
+    # However few tokens text may have: a label may be written byte by byte.
+    (one,) = answer(make_engine(), task(decoding={"max_tokens": 1}), texts(("fine", "good")), settings).predictions
     assert set(one.texts) <= set(task().output.labels)
     assert one.confidence == one.texts.count(str(one.answer)) / 5
 

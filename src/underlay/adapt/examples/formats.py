@@ -24,6 +24,7 @@ from underlay.adapt.examples.forms import (
     Similar,
     Tags,
 )
+from underlay.adapt.examples.label_studio import label_studio
 from underlay.adapt.examples.records import Fields
 from underlay.adapt.examples.unusable import Unusable
 from underlay.text import Message
@@ -296,6 +297,7 @@ FORMATS: tuple[Format, ...] = (
     Format("problem", (_ASKS, ("answer",)), _marked_problem, _SYSTEM),
     Format("tags", (("tokens", "words"), ("tags", "ner_tags")), _tags),
     Format("similar", (("anchor", "query"), ("positive",)), _similar, ("negative", "negatives")),
+    Format("label", (("data",), ("annotations",)), label_studio),
     *(Format("label", ((a,), (b,), *_WHAT), _label) for a, b in _PAIRS),
     Format("label", (_TEXT, *_WHAT), _label),
     Format("problem", (("prompt",),), _prompt, _SYSTEM),

@@ -172,7 +172,9 @@ def _listed(fields: Fields) -> str:
 
 
 def _licence(fields: Fields, config: ExamplesConfig) -> str | None:
-    stated = next((fields[name] for name in LICENCE_FIELDS if isinstance(fields.get(name), str)), "")
+    data = fields.get("data")  # of Label Studio's exports: what was labelled
+    said = {**data, **fields} if isinstance(data, dict) else fields
+    stated = next((said[name] for name in LICENCE_FIELDS if isinstance(said.get(name), str)), "")
     return spdx(stated) if stated.strip() and config.licence is None else None
 
 

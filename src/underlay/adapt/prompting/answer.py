@@ -6,7 +6,7 @@ several times, and vote.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -56,6 +56,15 @@ class Answers:
     """Demonstrations that did not fit into the context, over all examples."""
     direct: "Answers | None" = None
     """Where answers were reasoned for: those without."""
+    too_long: int = 0
+    """Inputs that did not fit into the context, and got no answer."""
+
+    def spread(self, left: Collection[int], count: int) -> "Answers":
+        """The same for `count` inputs, of which those in `left` got no answer."""
+        found, nothing = iter(self.predictions), Prediction(None)
+        whole = [nothing if number in left else next(found) for number in range(count)]
+        direct = None if self.direct is None else self.direct.spread(left, count)
+        return Answers(whole, self.left_out, direct, len(left))
 
 
 def answer(
@@ -85,17 +94,35 @@ def answer(
         raise UserError(f"{bare[0].where}: has no reasoning to show; give it one, or reason step_by_step")
     if settings.reasoning == "worked" and not shots:
         raise UserError("reasoning: worked needs demonstrations that show the way; give some, or reason step_by_step")
+    asking = _Asking(engine, task, settings, begin)
+    count, left = len(cases), set[int]()
+    if settings.too_long == "leave":
+        left = {number for number, case in enumerate(cases) if not asking.fits(case)}
+        cases = [case for number, case in enumerate(cases) if number not in left]
+    if not cases:
+        return Answers([]).spread(left, count)
     chosen = select(settings.selector, pool, cases, shots, settings.seed, vectors)
     shown = [orders(some, settings.orders, settings.seed) for some in chosen]
-    asking = _Asking(engine, task, settings, begin)
     direct = None
     if settings.reasoning == "none" or settings.direct:
         how = asking.compared if asking.compares else partial(asking.written, reasoning=False)
         direct = how(cases, shown, progress=progress)
         if settings.reasoning == "none":
-            return direct
+            return direct.spread(left, count)
     found = asking.written(cases, shown, True, progress)
-    return Answers(found.predictions, found.left_out, direct)
+    return Answers(found.predictions, found.left_out, direct).spread(left, count)
+
+
+def unaskable(engine: Engine, task: Task, example: Example, votes: int = 1) -> str | None:
+    """Why an example cannot be put to an engine by a task, by itself and without demonstrations; None: it can."""
+    writer = Writer(engine.tokenizer, task)
+    labels = task.output.labels if votes == 1 else ()
+    room = max((len(writer.whole(label)) for label in labels), default=task.decoding.max_tokens)
+    try:
+        writer.fitted(task.case(example), [[]], room, engine.context)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _shots(task: Task, settings: PromptSettings) -> int:
@@ -114,6 +141,15 @@ class _Asking:
         """Whether the direct answer is found by comparing labels."""
         if settings.calibrate and not self.compares:
             raise UserError("calibrate: only labels are calibrated; leave it out, or give the task labels")
+
+    def fits(self, case: Case) -> bool:
+        """Whether a case can be asked about, without demonstrations."""
+        room = 0 if self._settings.reasoning == "none" else self._reasoner.room(True)
+        if self.compares:
+            room = max(room, *(len(self._writer.whole(label)) for label in self._task.output.labels))
+        elif self._settings.reasoning == "none" or self._settings.direct:
+            room = max(room, self._reasoner.room(False))
+        return len(self._writer.prompt(case)) + room <= self._engine.context
 
     def compared(self, cases: Sequence[Case], shown: Sequence[list[list[Case]]], progress: Progress) -> Answers:
         """Labels by their probabilities."""

@@ -44,10 +44,14 @@ class Reasoner:
     def __init__(self, engine: Engine, task: Task, writer: Writer, settings: PromptSettings) -> None:
         self._engine, self._task, self._writer, self._settings = engine, task, writer, settings
         self._constraint = task.output.constraint() if settings.constrained else None
+        labels = task.output.labels if settings.constrained else ()
+        # A model is free to write a label in more tokens than it has to, at worst byte by byte.
+        self._final = max((len(label.encode()) + 2 for label in labels), default=task.decoding.max_tokens)
+        """Longest answer, in tokens."""
 
     def room(self, reasoning: bool) -> int:
         """How many tokens may follow a prompt."""
-        final = self._task.decoding.max_tokens
+        final = self._final
         if not reasoning:
             return final
         way, opening = self._settings.reasoning_tokens, self._writer.opening
@@ -60,7 +64,7 @@ class Reasoner:
 
     def direct(self, asked: Sequence[Asked]) -> list[Said]:
         """Answers at once."""
-        texts = self._write([one.prompt for one in asked], asked, self._task.decoding.max_tokens, final=True)
+        texts = self._write([one.prompt for one in asked], asked, self._final, final=True)
         return [Said(text, text) for text in texts]
 
     def reason(self, asked: Sequence[Asked]) -> list[Said]:
@@ -73,7 +77,7 @@ class Reasoner:
         return ways[self._settings.reasoning](asked)
 
     def _worked(self, asked: Sequence[Asked]) -> list[Said]:
-        room = self._settings.reasoning_tokens + self._task.decoding.max_tokens
+        room = self._settings.reasoning_tokens + self._final
         texts = self._write([one.prompt for one in asked], asked, room)
         return [_after(text, self._task.lead) for text in texts]
 
@@ -104,7 +108,7 @@ class Reasoner:
     ) -> list[Said]:
         """Ask for the answer behind each way."""
         led = [prompt + self._kept(way) + self._led() for prompt, way in zip(prompts, ways, strict=True)]
-        finals = self._write(led, asked, self._task.decoding.max_tokens, final=True)
+        finals = self._write(led, asked, self._final, final=True)
         lead = self._task.lead
         return [Said(f"{one}\n{lead} {final}", final) for one, final in zip(shown, finals, strict=True)]
 

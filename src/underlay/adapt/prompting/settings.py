@@ -37,6 +37,9 @@ class PromptSettings(Config):
     """By default the task's; where answers vote and that is 0, 0.7."""
     reasoning_tokens: int = Field(default=256, gt=0)
     """Longest chain of thought, in tokens."""
+    too_long: Literal["refuse", "leave"] = "refuse"
+    """What is done with an input that does not fit into the model's context: nothing is answered at all, or it gets no
+    answer."""
     constrained: bool = True
     """Keep answers to the form that the task asks for, where it is not text."""
     style: Style | None = None

@@ -11,6 +11,7 @@ Inputs stand between delimiters, so that a model can tell what is to be worked o
 that holds the delimiter could end itself and go on as an instruction; it is refused.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from underlay.adapt.examples import Conversation, Example, ExamplesConfig, read_examples
+from underlay.adapt.examples import fingerprint as fingerprint_files
 from underlay.adapt.prompting.cases import Case, case_of
 from underlay.adapt.prompting.schema import check_schema, fits
 from underlay.config import Config
@@ -220,12 +222,29 @@ class Task(Config):
 
 def read_task(name: str | Path) -> Task:
     """A task from its YAML file, or a ready one by its name. Raises UserError where it is not there, or not valid."""
+    return parse(Task, task_values(name), str(name))
+
+
+def task_values(name: str | Path) -> dict[str, Any]:
+    """What stands in the file of a task, or of a ready one by its name. Raises UserError where there is none."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in ready_tasks():
             raise UserError(f"{name}: no such task; give a YAML file, or one of {', '.join(ready_tasks())}")
         path = READY / f"{name}.yaml"
-    return parse(Task, {"name": path.stem} | read_yaml(path), str(name))
+    return {"name": path.stem} | read_yaml(path)
+
+
+def fingerprint(name: str | Path) -> str:
+    """SHA-256 of what a task says, and of the files that its demonstrations are in.
+
+    Raises UserError where there is no such task, or a file is missing.
+    """
+    values = task_values(name)
+    found = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+    if values.get("examples"):
+        found.update(fingerprint_files(parse(ExamplesConfig, values["examples"], f"{name}: examples")).encode())
+    return found.hexdigest()
 
 
 def ready_tasks() -> list[str]:

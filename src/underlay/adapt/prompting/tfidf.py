@@ -18,7 +18,9 @@ class TfIdf:
 
         self._count = len(texts)
         pattern = r"\w+"
-        self._words = TfidfVectorizer(preprocessor=str.casefold, token_pattern=pattern, sublinear_tf=True, dtype="f4")
+        self._words = TfidfVectorizer(
+            preprocessor=str.casefold, token_pattern=pattern, sublinear_tf=True, dtype=np.float32
+        )
         self._known = self._words.fit_transform(texts) if any(map(self._words.build_analyzer(), texts)) else None
 
     def likeness(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -6,12 +6,14 @@ No code that a model wrote is ever run; Python's own parser says whether it is c
 import ast
 import re
 import warnings
+from collections import Counter
 from decimal import Decimal, InvalidOperation
 
 from underlay.adapt.examples import Problem
 
 _FENCED = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _HEADER = re.compile(r"def\s+\w+\s*\([^)]*\)(?:\s*->[^:\n]+)?")
+_WORD = re.compile(r"\w+|[^\w\s]")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _MARK = "####"
 """What stands before the final answer, in GSM8K (arXiv:2110.14168) and in what was taught by it."""
@@ -37,6 +39,20 @@ def signature(problem: Problem, answer: str) -> float | None:
     tree = _tree(problem, answer)
     found = [] if tree is None else [node for node in tree.body if isinstance(node, _FUNCTIONS)]
     return float(len(found) == 1 and _header(found[0]) == _header(wanted))
+
+
+def resembles(problem: Problem, answer: str) -> float | None:
+    """How near the answer comes to the right one, where `signature` accepts it, 0 to 1; 0 where it does not.
+
+    It is the F1 of their words and marks, each as often as it stands there (ROUGE-1, Lin 2004). `signature` alone is
+    earned by `return None`, and a model soon writes nothing else; here that is worth as little as it says. None where
+    `signature` says so, or the problem does not say what is right.
+    """
+    kept = signature(problem, answer)
+    if kept is None or problem.answer is None:
+        return None
+    said, right = (Counter(_WORD.findall(text)) for text in (answer, problem.answer))
+    return kept * 2 * (said & right).total() / max(1, said.total() + right.total())
 
 
 def matches(problem: Problem, answer: str) -> float | None:

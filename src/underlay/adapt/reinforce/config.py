@@ -13,15 +13,18 @@ class ReinforceConfig(Config):
     """Answer problems, and make more likely what earns more than was to be expected.
 
     Each step learns from `train.batch_rows` answers, `group` to a problem. Rewards may stay away for long and then come
-    at once, so set `train.outliers` to null: such steps are what is learned from.
+    at once, and such steps are what is learned from: a stage leaves none out unless `train.outliers` says so.
     """
 
     name: Literal["grpo", "ppo"] = "grpo"
     """grpo: what is to be expected is the mean of a group (arXiv:2402.03300); ppo: what a critic says at each token
     (arXiv:1707.06347, as in InstructGPT, arXiv:2203.02155)."""
     reward: str | None = None
-    """What answers are worth: `parses`, `signature`, `matches` or `length`, or a function of your own as
-    `path/to/file.py:name`, which takes a problem and an answer and gives a number, or None where it cannot tell."""
+    """What answers are worth: `parses`, `signature`, `resembles`, `matches` or `length`, or a function of your own
+    as `path/to/file.py:name`, which takes a problem and an answer and gives a number, or None where it cannot tell."""
+    rubric: str | None = None
+    """The task by which a model that is no reward model judges answers: a YAML file with labels and what each is
+    worth."""
     group: int = Field(default=8, gt=0)
     """Answers to a problem in a step; grpo needs at least two."""
     temperature: float = Field(default=1.0, gt=0)

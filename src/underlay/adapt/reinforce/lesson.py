@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch.distributed as dist
-
 from underlay.adapt.examples import Example
 from underlay.adapt.lesson import Lesson
 from underlay.adapt.reinforce.config import ReinforceConfig
@@ -35,15 +33,13 @@ def lesson(
 
     The model is the one to start from, also where the run goes on from a checkpoint. By `ppo` it is given a critic,
     which `without_critic` takes off again. reward: in the place of the one that the settings name, such as a
-    `ModelReward`. Raises UserError where the model is no decoder, there is not exactly one reward, examples are no
-    problems, or several processes train.
+    `ModelReward`. Answers are made, and learned from, by one process. Raises UserError where the model is no decoder,
+    there is not exactly one reward, or examples are no problems.
     """
     if not isinstance(model, Decoder):
         raise UserError("only decoders answer; take one, or teach this model by labels")
     if (reward is None) == (settings.reward is None):
         raise UserError("reward: name one, or give a reward model; exactly one of the two")
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        raise UserError("answers are made by one process; start the run without torchrun")
     earns = named(settings.reward) if reward is None and settings.reward is not None else reward
     assert earns is not None
     if settings.name == "ppo":

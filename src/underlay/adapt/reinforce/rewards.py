@@ -1,7 +1,8 @@
-"""What an answer is worth: rewards by name, a function of one's own, or a reward model."""
+"""What an answer is worth: rewards by name, a function of one's own, or a reward model (and a judge, in `judging`)."""
 
 import importlib.util
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,27 +32,51 @@ class Reward(Protocol):
 REWARDS: Mapping[str, Reward] = {
     "parses": checks.parses,
     "signature": checks.signature,
+    "resembles": checks.resembles,
     "matches": checks.matches,
     "length": checks.length,
 }
 
 
+class ByModel(ABC):
+    """A reward that a model computes, of many answers at once."""
+
+    @property
+    @abstractmethod
+    def model(self) -> Decoder:
+        """The model."""
+
+    @property
+    def terms(self) -> bytes:
+        """What rewards follow from beside the model's weights."""
+        return b""
+
+    @abstractmethod
+    def many(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[float | None]:
+        """The reward of each answer, in a few passes."""
+
+    def __call__(self, problem: Problem, answer: str, /) -> float | None:
+        """The same of one."""
+        return self.many([problem], [answer])[0]
+
+
 @dataclass(frozen=True)
-class ModelReward:
+class ModelReward(ByModel):
     """What a model that learned from preferences says of an answer (see `adapt.preference.reward`)."""
 
-    model: Decoder
+    learned: Decoder
     tokenizer: Tokenizer
     dtype: torch.dtype = torch.float32
 
-    def __call__(self, problem: Problem, answer: str) -> float | None:
-        """Raises UserError as `score` does."""
-        return self.many([problem], [answer])[0]
+    @property
+    def model(self) -> Decoder:
+        """The reward model."""
+        return self.learned
 
     def many(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[float | None]:
-        """The same of many, in a few passes."""
+        """Raises UserError as `score` does."""
         prompts = [problem.prompt for problem in problems]
-        return [*score(self.model, self.tokenizer, prompts, answers, self.dtype)]
+        return [*score(self.learned, self.tokenizer, prompts, answers, self.dtype)]
 
 
 def named(reward: str) -> Reward:
@@ -78,7 +103,7 @@ def rewards(reward: Reward, problems: Sequence[Problem], answers: Sequence[str])
 
     Raises UserError where a reward is no number, or not a finite one.
     """
-    if isinstance(reward, ModelReward):
+    if isinstance(reward, ByModel):
         found = reward.many(problems, answers)
     else:
         found = [reward(problem, answer) for problem, answer in zip(problems, answers, strict=True)]

@@ -26,7 +26,7 @@ from underlay.adapt.reinforce.config import ReinforceConfig
 from underlay.adapt.reinforce.figures import figures
 from underlay.adapt.reinforce.player import Player, starting
 from underlay.adapt.reinforce.reading import read
-from underlay.adapt.reinforce.rewards import ModelReward, Reward, content, rewards
+from underlay.adapt.reinforce.rewards import ByModel, Reward, content, rewards
 from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds, part
 from underlay.adapt.starting import of_weights
 from underlay.data.rows import permute
@@ -236,8 +236,9 @@ class Rollouts:
         for problem, prompt in zip(self.problems, self._prompts, strict=True):
             found.update(repr((prompt, problem.answer)).encode())
         of_weights(found, self._model)
-        if isinstance(self._reward, ModelReward):
+        if isinstance(self._reward, ByModel):
             of_weights(found, self._reward.model)
+            found.update(self._reward.terms)
         return found.hexdigest()
 
     @contextmanager
