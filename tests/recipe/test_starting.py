@@ -145,6 +145,21 @@ def test_replay_keeps_what_would_be_forgotten(library: Library, base: Artifact, 
     assert "forgotten" in told[0]
 
 
+def test_all_that_was_read_before_is_replayed_by_its_size(library: Library, base: Artifact, prose: Path) -> None:
+    """What was transferred once has read two kinds of text."""
+    once = moved(library, base, prose, 0.25)
+    again = replay_of(library, once, 0.4)
+    assert set(again.corpora) == {"replay-domain", "replay-replay"}
+    packed = run_recipe(raw(library, once, prose, again, "twice"), library, Log())["pack"]
+    recipe = transfer_recipe(library, once, packed, again.share, "twice", 1, 1, FLOAT).stages["pretrain"]
+    assert isinstance(recipe, PretrainStage)
+    weights, tokens = recipe.mixture[0].weights, {k: len(v) for k, v in Dataset(packed.folder).parts.items()}
+    assert weights["domain"] == pytest.approx(0.6, abs=1e-3)
+    assert weights["replay-replay"] / weights["replay-domain"] == pytest.approx(
+        tokens["replay-replay"] / tokens["replay-domain"], rel=1e-2
+    )
+
+
 class Stop(Log):
     """Interrupts a run at a step."""
 

@@ -44,6 +44,8 @@ class Prediction:
     """What the model wrote, whole."""
     dropped: int = 0
     """Texts that held no answer."""
+    cut: tuple[bool, ...] = ()
+    """Of each text, whether it was cut off at the most tokens; of direct answers."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ class _Asking:
             finals = [None if one.final is None else self._task.output.parse(one.final) for one in texts]
             winner, agreement, dropped = vote(finals, same_form(self._task.scored_by))
             confidence = agreement if count > 1 else None
-            predictions.append(Prediction(winner, confidence, {}, tuple(one.text for one in texts), dropped))
+            cut = tuple(one.cut for one in texts)
+            predictions.append(Prediction(winner, confidence, {}, tuple(one.text for one in texts), dropped, cut))
             progress(number, len(counts))
         return Answers(predictions, left_out)
 
