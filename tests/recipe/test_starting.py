@@ -300,6 +300,10 @@ def test_one_command(library: Library, base: Artifact, prose: Path, tmp_path: Pa
     code, out, err = typed("transfer", "model:foreign", *corpus, "--replay-data", "corpus:small", "--name", "third")
     assert code == 0, err
     assert set(json.loads(out)["before"]) == {"domain", "replay"}
+    code, _, err = typed("transfer", base.reference, *corpus, "--replay-data", "corpus:x")
+    assert (code, "error: corpus:x: no such artifact" in err) == (2, True)
+    code, _, err = typed("transfer", base.reference, *corpus, "--replay", "0", "--replay-data", "corpus:small")
+    assert (code, "--replay-data has no meaning beside it" in err) == (2, True)
     code, _, err = typed("transfer", base.reference, *corpus, "--replay", "1.5")
     assert code == 2
     assert "a share of at least 0 and less than 1" in err
