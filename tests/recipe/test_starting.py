@@ -107,6 +107,7 @@ def test_parts_are_read_in_their_shares_and_come_from_where_they_did(
     parts = made.manifest.metrics["parts"]
     tokens = {name: part["tokens"] for name, part in parts.items()}
     assert tokens == {"domain": 192 * 192 * 3 // 4, "replay": 192 * 192 // 4}
+    assert set(made.manifest.metrics["transfer"]["after"]) == set(tokens)  # and nothing is measured twice
     # What was held out from the model is held out again.
     old, new = library.parents(base)["dataset"], library.parents(made)["dataset"]
     assert old is not None
