@@ -215,6 +215,8 @@ class AnswerStage(Stage, AnswerConfig):
             raise ValueError("reward_model: either it or keep says which answers are kept")
         if self.rubric is not None and self.reward_model is None:
             raise ValueError("rubric: a model judges by it; name that as reward_model")
+        if self.reward_model is not None and not self.best and self.worth is None:
+            raise ValueError("worth: a model knows no bound of what is right; say what answers have to earn, or best")
         if self.keep is None and self.reward_model is None and (self.best or self.worth is not None):
             raise ValueError(f"{'best' if self.best else 'worth'}: needs a reward that tells; name it as keep")
         return self
