@@ -267,7 +267,12 @@ def test_every_step_after_the_base_has_its_bar_its_functions_and_its_curve(tmp_p
 
 def test_learning_from_rewards_is_drawn_as_such() -> None:
     plain, rewarded = loss_curve("x", steps(9))["wide"], loss_curve("x", rewarded_steps(9))["wide"]
-    for words, drawn in (("mean reward", True), ("entropy", True), ("length of answers", True), ("gradient norm", False)):
+    for words, drawn in (
+        ("mean reward", True),
+        ("entropy", True),
+        ("length of answers", True),
+        ("gradient norm", False),
+    ):
         assert (words in rewarded) == drawn
         assert (words in plain) != drawn
 

@@ -147,7 +147,8 @@ def more(folder: Path, stages: str) -> Path:
 
 def evaluation(made: dict[str, Artifact], corpus: str) -> str:
     model = made["pretrain"].reference
-    given = f"base: '{model}', models: {{adapted: '{model}'}}, corpus: '{made[corpus].reference}', functions: 0, max_tokens: 8"
+    given = f"base: '{model}', models: {{adapted: '{model}'}}, corpus: '{made[corpus].reference}', functions: 0, "
+    given += "max_tokens: 8"
     return f"  evaluate: {{{given}}}\n"
 
 
