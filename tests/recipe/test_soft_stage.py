@@ -1,6 +1,7 @@
 """Soft prompts and prefixes as methods of the stage that adapts: made, resumed, remembered, refused, answered with."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,12 @@ def test_the_engine_answers_behind_the_prompt(library: Library) -> None:
     assert answer.ids == [int(behind[-1].argmax())]
     assert answer.logprobs[0].logprob == pytest.approx(float(behind[-1].max()), abs=1e-4)
     assert abs(float(behind[-1].max() - bare[-1].max())) > 1e-2, "the prompt matters"
-    (scores,) = engine.score([ids])
+    (scores,) = engine.score([[*engine.begin, *ids]])
     wanted = behind[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores[5:], wanted, rtol=1e-4, atol=1e-4)
+    (without,) = engine.generate([replace(asked, adapter=None)])
+    assert without.logprobs is not None
+    assert without.logprobs[0].logprob == pytest.approx(float(bare[-1].max()), abs=1e-4)
     with pytest.raises(UserError, match="context holds"):
         engine.check(Request(ids, engine.context, adapter="soft"))
 

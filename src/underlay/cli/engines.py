@@ -100,8 +100,11 @@ class EngineChoice:
             found[name] = _adapter(shelf, artifact, place) if place.startswith("adapter:") else Path(place)
         return found
 
-    def load(self, shelf: "Library", artifact: "Artifact") -> "Engine":
-        """Our engine of a model, its adapters loaded. Raises UserError."""
+    def load(self, shelf: "Library", artifact: "Artifact", shared: bool = False) -> "Engine":
+        """Our engine of a model, its adapters loaded. Raises UserError.
+
+        shared: whether the model answers by itself, too, as a server's does.
+        """
         from underlay.formats.soft_prompts import kind_of as soft_kind
         from underlay.generate import Engine
 
@@ -112,7 +115,7 @@ class EngineChoice:
         guesser = self._guesser(shelf, artifact)
         if soft := [name for name, folder in folders.items() if soft_kind(folder)]:
             return self._behind(artifact, folders, soft[0], memory, guesser)
-        if grown := self._grown(artifact, folders, memory, guesser):
+        if not shared and (grown := self._grown(artifact, folders, memory, guesser)):
             return grown
         engine = Engine.load(
             artifact.folder, self.slots, self.precision, memory=memory, cache=self.cache, guesser=guesser

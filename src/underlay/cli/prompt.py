@@ -102,7 +102,8 @@ def prompt(
     if adapter is not None and not isinstance(engine, PromptedEngine):
         raise UserError("--adapter: only soft prompts with tasks as yet; merge the adapter into the model first")
     with bar("answering", console(stderr=True)) as progress:
-        answers = answer(engine, wanted, examples, settings, progress, vectors)
+        begin = engine.begin if isinstance(engine, PromptedEngine) else ()
+        answers = answer(engine, wanted, examples, settings, progress, vectors, begin)
     if not data:
         _tell(answers, json_)
         return

@@ -59,7 +59,9 @@ def serve(
     artifact = shelf.find(model, "model")
     out = console()
     growing = allow_adapters is not None
-    answers = choice.load_vllm(shelf, artifact, growing) if engine == "vllm" else choice.load(shelf, artifact)
+    answers = (
+        choice.load_vllm(shelf, artifact, growing) if engine == "vllm" else choice.load(shelf, artifact, shared=True)
+    )
     try:
         tracer = Tracer.of_model(shelf, artifact)
     except UserError as error:
