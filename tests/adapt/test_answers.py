@@ -232,6 +232,24 @@ def test_written_answers_are_learned_in_the_words_of_their_task(labeller: Engine
     assert found.examples[0].body.messages[:-1] == free.prompt(Case("blue"))
 
 
+def test_a_task_that_asks_for_text_has_no_use_for_half_of_it(labeller: Engine, tmp_path: Path) -> None:
+    """Where a pattern takes the answer out of the text, the rest of the text does not matter."""
+    given = AnswerConfig(task="kind", max_tokens=1)
+    with pytest.raises(UserError, match=f"no answer is kept, of 2 prompts: 2 left out: {CUT}"):
+        answered(labeller, texts("blue", "green"), given, 0, tmp_path, task(output={}))
+    (tmp_path / "part").mkdir()
+    part = task(output={"pattern": "^s."})
+    found = answered(labeller, texts("blue"), AnswerConfig(task="kind", max_tokens=3), 0, tmp_path / "part", part)
+    assert [said(one.body) for one in found.examples] == ["sk"]
+
+
+def test_a_torn_file_is_made_again(knowing: Engine, tmp_path: Path) -> None:
+    whole = answered(knowing, prompts(), SETTINGS, 0, tmp_path).examples
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:50])
+    assert answered(knowing, prompts(), SETTINGS, 0, tmp_path).examples == whole
+
+
 def test_written_answers_vote_or_are_chosen_from(wavering: Engine, tmp_path: Path) -> None:
     free = task(instruction="colour of", output={"pattern": "blue|green|white|black"})
     given = [asked("sky", "blue"), asked("sea", "green", 2)]

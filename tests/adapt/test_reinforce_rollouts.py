@@ -16,7 +16,7 @@ from underlay.adapt.lora import LoraConfig, attach
 from underlay.adapt.reinforce import ReinforceConfig, Rollouts, examine, lesson, named, with_critic, without_critic
 from underlay.adapt.reinforce.losses import Reduction
 from underlay.adapt.reinforce.reading import log_probabilities, read
-from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds
+from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds, evenly
 from underlay.errors import UserError
 from underlay.generate import Engine, Request, Sampling
 from underlay.models import Decoder
@@ -159,6 +159,10 @@ def test_answers_are_those_of_the_weights_as_they_are(model: Decoder, tokenizer:
     later = whole(made, 2)
     assert later.facts["parity_max"] < 1e-4
     assert later.facts["reward"] != first.facts["reward"] or later.facts["entropy"] != first.facts["entropy"]
+
+
+def test_rows_have_few_lengths_and_never_more_than_fit() -> None:
+    assert [evenly(time, 200) for time in (1, 32, 33, 190, 193, 200)] == [32, 32, 64, 192, 200, 200]
 
 
 def test_updates_learn_from_the_same_answers(model: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> None:

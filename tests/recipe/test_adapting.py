@@ -15,6 +15,7 @@ from underlay.models.adapter import changed
 from underlay.models.storage import load_decoder, load_model
 from underlay.recipe import read_recipe, run_recipe
 from underlay.recipe.recipe import make_recipe
+from underlay.recipe.stages import AdaptStage
 from underlay.recipe.steps import read_in
 
 SMALL = Path(__file__).parents[2] / "recipes" / "small.yaml"
@@ -141,6 +142,27 @@ def test_rewards_are_learned_from_and_what_was_written_is_kept(library: Library,
     own.write_text("def worth(problem, answer):\n    return -float(len(answer))\n")
     second = adapted(library, "conversation", objective={**GRPO, "reward": f"{own}:worth"}, name="own")
     assert first.manifest.version != second.manifest.version, "another reward is another order"
+
+
+def test_no_step_is_left_out_for_standing_out_where_rewards_teach(library: Library) -> None:
+    """They stay away for long, and then come at once."""
+
+    def outliers(objective: Any, **train: Any) -> float | None:
+        stage = {"model": "m", "examples": "e", "objective": objective, "train": {**TRAIN, **train}}
+        adapt = make_recipe({"name": "r", "stages": {"adapt": stage}}, "test").stages["adapt"]
+        assert isinstance(adapt, AdaptStage)
+        return adapt.train.outliers
+
+    assert outliers(GRPO) is None
+    assert outliers(GRPO, outliers=4.0) == 4.0
+    assert outliers("instruct") == 6.0
+
+
+def test_what_is_learned_only_from_some_pairs_is_left_out_where_there_are_others(library: Library) -> None:
+    left = adapted(library, "conversation", when="functions", name="never")
+    assert left == library.find("model:small-base")
+    with pytest.raises(UserError, match="when: not with lora"):
+        adapted(library, "conversation", when="functions", method="lora")
 
 
 def test_lora_makes_an_adapter_that_merges_into_what_it_was(library: Library) -> None:

@@ -123,6 +123,7 @@ def test_a_reward_or_a_judge_says_what_is_kept(library: Library, folder: Path) -
     [
         ({"keep": "matches", "reward_model": "model:teacher"}, "reward_model: either it or keep"),
         ({"rubric": "r.yaml"}, "rubric: a model judges by it; name that as reward_model"),
+        ({"reward_model": "model:teacher"}, "worth: a model knows no bound of what is right"),
         ({"best": True}, "best: needs a reward that tells"),
         ({"keep": "nothing"}, "reward: there is no 'nothing'"),
         ({"keep": "missing.py:f"}, "missing.py: no such file"),
@@ -158,6 +159,10 @@ def test_one_command(library: Library, folder: Path) -> None:
     code, _, err = typed(*ask, "examples:asked", "--name", "never", "--keep", rubric)
     assert (code, "name the model that judges, as --judge" in err) == (2, True)
     code, _, err = typed(*ask, "examples:asked", "--name", "never", "--keep", rubric, "--judge", "model:teacher")
+    assert (code, "say what answers have to earn, or best" in err) == (2, True)
+    code, _, err = typed(
+        *ask, "examples:asked", "--name", "never", "--keep", rubric, "--judge", "model:teacher", "--best"
+    )
     assert (code, "the label 'odd' is no number" in err) == (2, True)
     code, _, err = typed(*ask, "examples:asked", "examples:chats", "--name", "never")
     assert (code, "was read already" in err) == (2, True)

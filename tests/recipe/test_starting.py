@@ -107,6 +107,7 @@ def test_parts_are_read_in_their_shares_and_come_from_where_they_did(
     parts = made.manifest.metrics["parts"]
     tokens = {name: part["tokens"] for name, part in parts.items()}
     assert tokens == {"domain": 192 * 192 * 3 // 4, "replay": 192 * 192 // 4}
+    assert set(made.manifest.metrics["transfer"]["after"]) == set(tokens)  # and nothing is measured twice
     # What was held out from the model is held out again.
     old, new = library.parents(base)["dataset"], library.parents(made)["dataset"]
     assert old is not None
@@ -143,6 +144,21 @@ def test_replay_keeps_what_would_be_forgotten(library: Library, base: Artifact, 
     told = [line for line in log.lines if line.startswith("held out base: ")]
     assert len(told) == 1
     assert "forgotten" in told[0]
+
+
+def test_all_that_was_read_before_is_replayed_by_its_size(library: Library, base: Artifact, prose: Path) -> None:
+    """What was transferred once has read two kinds of text."""
+    once = moved(library, base, prose, 0.25)
+    again = replay_of(library, once, 0.4)
+    assert set(again.corpora) == {"replay-domain", "replay-replay"}
+    packed = run_recipe(raw(library, once, prose, again, "twice"), library, Log())["pack"]
+    recipe = transfer_recipe(library, once, packed, again.share, "twice", 1, 1, FLOAT).stages["pretrain"]
+    assert isinstance(recipe, PretrainStage)
+    weights, tokens = recipe.mixture[0].weights, {k: len(v) for k, v in Dataset(packed.folder).parts.items()}
+    assert weights["domain"] == pytest.approx(0.6, abs=1e-3)
+    assert weights["replay-replay"] / weights["replay-domain"] == pytest.approx(
+        tokens["replay-replay"] / tokens["replay-domain"], rel=1e-2
+    )
 
 
 class Stop(Log):
@@ -285,6 +301,10 @@ def test_one_command(library: Library, base: Artifact, prose: Path, tmp_path: Pa
     code, out, err = typed("transfer", "model:foreign", *corpus, "--replay-data", "corpus:small", "--name", "third")
     assert code == 0, err
     assert set(json.loads(out)["before"]) == {"domain", "replay"}
+    code, _, err = typed("transfer", base.reference, *corpus, "--replay-data", "corpus:x")
+    assert (code, "error: corpus:x: no such artifact" in err) == (2, True)
+    code, _, err = typed("transfer", base.reference, *corpus, "--replay", "0", "--replay-data", "corpus:small")
+    assert (code, "--replay-data has no meaning beside it" in err) == (2, True)
     code, _, err = typed("transfer", base.reference, *corpus, "--replay", "1.5")
     assert code == 2
     assert "a share of at least 0 and less than 1" in err

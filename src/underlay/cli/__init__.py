@@ -47,7 +47,7 @@ class _Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was asked for."""
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

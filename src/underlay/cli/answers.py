@@ -42,7 +42,9 @@ def answer(
         str | None, typer.Option(metavar="MODEL", help="What judges answers, with --keep judge:TASK.yaml.")
     ] = None,
     best: Annotated[bool, typer.Option("--best", help="Keep the best answer to each prompt, by --keep.")] = False,
-    worth: Annotated[float | None, typer.Option(help="What an answer has to earn to be kept; by default 1.")] = None,
+    worth: Annotated[
+        float | None, typer.Option(help="What an answer has to earn to be kept; 1 where no model says it.")
+    ] = None,
     least: Annotated[
         float, typer.Option(min=0, max=1, help="With a task: leave out what is less sure; labels go to people.")
     ] = 0.0,

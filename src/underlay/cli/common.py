@@ -42,8 +42,8 @@ ModelArgument = Annotated[
 
 def console(stderr: bool = False) -> Console:
     """The terminal; where the output is none, lines are as long as they need to be."""
-    out = Console(highlight=False, soft_wrap=True, stderr=stderr)
-    return out if out.is_terminal else Console(highlight=False, soft_wrap=True, stderr=stderr, width=240)
+    out = Console(highlight=False, soft_wrap=True, stderr=stderr, emoji=False)  # corpus:x: is no picture
+    return out if out.is_terminal else Console(highlight=False, soft_wrap=True, stderr=stderr, emoji=False, width=240)
 
 
 def open_library(folder: Path | None) -> Library:

@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from underlay.adapt.examples import Example, Examples
+from underlay.adapt.lesson import Lesson
 from underlay.adapt.lora import LoraConfig, adapter_of, as_kept, attach, folded
 from underlay.adapt.merge import TOLERANCE, drift, merge
 from underlay.adapt.new_tokens import enlarge, learn_rows, settle, tell_missing
@@ -21,7 +23,7 @@ from underlay.errors import UserError
 from underlay.formats.peft import read_adapter, write_adapter
 from underlay.library import Artifact, Library
 from underlay.library.manifest import file_digest
-from underlay.models import Decoder
+from underlay.models import Decoder, Model
 from underlay.models.growing import with_rows
 from underlay.models.shorter import shortened
 from underlay.models.storage import load_config, load_decoder, load_model, parameter_count, save_model
@@ -64,48 +66,15 @@ class Split:
 def adapt(job: Job) -> None:
     """Teach a model by examples."""
     settings: stages.AdaptStage = job.settings
-    base = job.inputs["model"]
     split = split_of(job.library, job.inputs)
     objective = objective_of(settings, split)
     train = length_of(settings, objective)
-    tokenizer = tokenizer_of(base, settings)
-    teacher, judge = job.inputs.get("teacher"), job.inputs.get("reward_model")
-    teaching = Teaching(tokenizer, train, job.seed, job.draft.scratch, teacher, judge, job.progress)
-    with job.world.weights():
-        model = load_model(base.folder)
-    if settings.blocks is not None:
-        model = shortened(model, settings.blocks)
-    new = range(tokenizer.size, tokenizer.size + len(settings.new_tokens))
-    if new:
-        model, tokenizer = enlarge(model, tokenizer, settings.new_tokens)
-        teaching = replace(teaching, tokenizer=tokenizer)
-        tell_missing(settings.new_tokens, split.learned, job.log)
-    if train.context > model.config.context:
-        raise UserError(f"adapt.train.context {train.context} is longer than the model's {model.config.context}")
-    start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
-    if start is not None and start.tokens is not None:
-        raise UserError(f"{job.inputs['adapter'].reference}: brings tokens of its own; merge it into its model first")
-    if settings.method == "lora" and not with_head(settings):
-        attach(model, settings.lora, job.seed, train.dtype(), start)
-        learn_rows(model, new)
-    if is_soft(settings):
-        lesson = soft_lesson(model, settings, teaching, split.learned)
-    else:
-        lesson = hardened(
-            teaching.lesson(model, split.learned, objective), settings, objective, teaching, split.learned
-        )
-    if settings.method == "lora" and with_head(settings):
-        attach(lesson.model, settings.lora, job.seed, train.dtype(), start, lesson.fresh)
-        learn_rows(lesson.model, new)
+    model, teaching = _begin(job, train, split.learned)
+    lesson = _lesson(job, model, teaching, split.learned, objective)
     source = lesson.source
     out = "".join(f", {count:,} {reason}" for reason, count in lesson.left_out.items())
     job.log(f"{lesson.count:,} examples, to learn {objective.name}, in {len(source):,} rows{out}")
-    measure: Measure | None = None
-    if split.heldout and is_soft(settings):
-        measure = soft_measure(lesson, settings, teaching, split.heldout)
-    elif split.heldout:
-        measure = teaching.measure(lesson, split.heldout, objective, model)
-    measure = under_attack(measure, settings, lesson.model, teaching, split.heldout)
+    measure = _measure(settings, lesson, teaching, split.heldout, objective, model)
     if train.examine_steps and measure is None:
         raise UserError(
             "adapt.train.examine_steps: there are no examples to measure on; name some as heldout, or leave it out"
@@ -118,35 +87,94 @@ def adapt(job: Job) -> None:
     learning = sum(p.numel() for p in lesson.model.parameters() if p.requires_grad)
     alone = isinstance(objective, HeadObjective) and objective.frozen  # texts were read before, once
     work = 6 * learning / train.context if alone else training_flops(lesson.model.config, 1, train.context)
-
-    def save(outcome: Outcome) -> None:
-        folder, weights = job.draft.folder, outcome.weights
-        if isinstance(objective, ReinforceObjective) and isinstance(lesson.model, Decoder):
-            weights = {name: one for name, one in weights.items() if not name.startswith("task.")}
-            without_critic(lesson.model)
-            if (kept := job.draft.scratch / KEPT).is_dir():
-                shutil.copytree(kept, folder / KEPT)
-        if settings.method == "full":
-            save_model(lesson.model, folder, weights)
-        elif is_soft(settings):
-            write_soft(lesson.model, folder, base.reference)
-        elif with_head(settings):
-            before = load_model(base.folder)
-            settle(lesson.model, before)
-            save_model(lesson.model, folder, folded(lesson.model, before))
-        else:
-            write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
-
-    job = replace(job, settings=settings.model_copy(update={"train": train}))
-    objective_, rows = lesson.objective, len(source)
-    outcome = trained(job, lesson.model, objective_, source, rows, tokenizer, work, onlookers, save)
+    save = partial(_save, job, lesson, objective)
+    timed = replace(job, settings=settings.model_copy(update={"train": train}))
+    outcome = trained(
+        timed, lesson.model, lesson.objective, source, len(source), teaching.tokenizer, work, onlookers, save
+    )
     if measure is not None and not train.examine_steps:
         with undisturbed(lesson.model, train.compiles()):  # by all processes: each may hold a part of the model
             job.draft.metrics |= measure().figures
     if outcome is None:
         return
-    job.draft.metrics |= {"examples": lesson.count, "left_out": dict(lesson.left_out), "rows": rows, **lesson.metrics}
-    job.draft.metrics |= {"learning": learning, "objective": objective.name}
+    figures = {"examples": lesson.count, "left_out": dict(lesson.left_out), "rows": len(source), **lesson.metrics}
+    job.draft.metrics |= figures | {"learning": learning, "objective": objective.name}
+
+
+def _begin(job: Job, train: TrainConfig, learned: Sequence[Example]) -> tuple[Model, Teaching]:
+    """The model to adapt, with as many blocks and tokens as the stage asks for, and who teaches it."""
+    settings: stages.AdaptStage = job.settings
+    base = job.inputs["model"]
+    tokenizer = tokenizer_of(base, settings)
+    with job.world.weights():
+        model = load_model(base.folder)
+    if settings.blocks is not None:
+        model = shortened(model, settings.blocks)
+    if settings.new_tokens:
+        model, tokenizer = enlarge(model, tokenizer, settings.new_tokens)
+        tell_missing(settings.new_tokens, learned, job.log)
+    if train.context > model.config.context:
+        raise UserError(f"adapt.train.context {train.context} is longer than the model's {model.config.context}")
+    teacher, judge = job.inputs.get("teacher"), job.inputs.get("reward_model")
+    return model, Teaching(tokenizer, train, job.seed, job.draft.scratch, teacher, judge, job.progress)
+
+
+def _lesson(job: Job, model: Model, teaching: Teaching, learned: Sequence[Example], objective: AnyObjective) -> Lesson:
+    """What the model learns, and which of its parameters; what is attached to it changes the model itself."""
+    settings: stages.AdaptStage = job.settings
+    start = read_adapter(job.folder("adapter"), model.config) if "adapter" in job.inputs else None
+    if start is not None and start.tokens is not None:
+        raise UserError(f"{job.inputs['adapter'].reference}: brings tokens of its own; merge it into its model first")
+    size = teaching.tokenizer.size
+    new, dtype = range(size - len(settings.new_tokens), size), teaching.train.dtype()
+    if is_soft(settings):
+        return soft_lesson(model, settings, teaching, learned)
+    if settings.method == "lora" and not with_head(settings):
+        attach(model, settings.lora, job.seed, dtype, start)
+        learn_rows(model, new)
+    lesson = hardened(teaching.lesson(model, learned, objective), settings, objective, teaching, learned)
+    if settings.method == "lora" and with_head(settings):
+        attach(lesson.model, settings.lora, job.seed, dtype, start, lesson.fresh)
+        learn_rows(lesson.model, new)
+    return lesson
+
+
+def _measure(
+    settings: stages.AdaptStage,
+    lesson: Lesson,
+    teaching: Teaching,
+    heldout: Sequence[Example],
+    objective: AnyObjective,
+    start: Model,
+) -> Measure | None:
+    """What examples that are not learned from tell; None where there are none."""
+    measure: Measure | None = None
+    if heldout and is_soft(settings):
+        measure = soft_measure(lesson, settings, teaching, heldout)
+    elif heldout:
+        measure = teaching.measure(lesson, heldout, objective, start)
+    return under_attack(measure, settings, lesson.model, teaching, heldout)
+
+
+def _save(job: Job, lesson: Lesson, objective: AnyObjective, outcome: Outcome) -> None:
+    """Leave a model, or what changes one, in the draft."""
+    settings: stages.AdaptStage = job.settings
+    base, folder, weights = job.inputs["model"], job.draft.folder, outcome.weights
+    if isinstance(objective, ReinforceObjective) and isinstance(lesson.model, Decoder):
+        weights = {name: one for name, one in weights.items() if not name.startswith("task.")}
+        without_critic(lesson.model)
+        if (kept := job.draft.scratch / KEPT).is_dir():
+            shutil.copytree(kept, folder / KEPT)
+    if settings.method == "full":
+        save_model(lesson.model, folder, weights)
+    elif is_soft(settings):
+        write_soft(lesson.model, folder, base.reference)
+    elif with_head(settings):
+        before = load_model(base.folder)
+        settle(lesson.model, before)
+        save_model(lesson.model, folder, folded(lesson.model, before))
+    else:
+        write_adapter(adapter_of(lesson.model), lesson.model.config, folder, base.reference)
 
 
 def objective_of(settings: stages.AdaptStage, split: Split) -> AnyObjective:

@@ -25,6 +25,7 @@ ROLE = "start"
 """The input that names the model."""
 BASE, WHOLE = "base", "new"
 """What is called: text that the model was trained on before; a dataset that has no parts with names."""
+_CORPORA = ("corpus", "corpora")
 _NEVER = 1 << 62
 """Examined so seldom, a run is examined at its ends alone."""
 _FIGURES = {"heldout_bits_per_byte": "bits per byte", "heldout_loss": "nats a target"}
@@ -108,7 +109,7 @@ def _holds(dataset: Artifact, earlier: Artifact) -> bool:
     """Whether a dataset has every corpus of another in it."""
 
     def corpora(one: Artifact) -> set[str]:
-        return {parent.hash for parent in one.manifest.parents if parent.role.startswith("corp")}
+        return {parent.hash for parent in one.manifest.parents if parent.role.partition(".")[0] in _CORPORA}
 
     return dataset.manifest.hash == earlier.manifest.hash or corpora(dataset) >= corpora(earlier)
 

@@ -29,7 +29,7 @@ class AnswerConfig(Config):
     best: bool = False
     """Keep of a prompt's answers only the one that earns most."""
     worth: float | None = None
-    """Keep only what earns at least so much; by default 1, with `best` anything."""
+    """Keep only what earns at least so much; by default 1, with `best` anything. Where a model says it, no default."""
     least: float = Field(default=0.0, ge=0, le=1)
     """By a task: leave out what is less sure, by the probability of the label, or the share of votes that agree."""
 

@@ -4,13 +4,13 @@ What comes of an example depends on the teacher, the settings, the seed and the 
 was stopped goes on behind its last whole stretch and makes the same answers.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from underlay.adapt.answers import tasks
 from underlay.adapt.answers.choosing import refused, worths
@@ -104,13 +104,13 @@ def answered(
 
 
 def _kept(path: Path, make: Callable[[], list[_Row]]) -> list[_Row]:
-    """The rows in a file, which are made where it is not there."""
-    if not path.exists():
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps([vars(row) for row in make()], ensure_ascii=False), "utf-8")
-        unfinished.replace(path)
-    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
-    return [_Row(**row) for row in rows]
+    """The rows in a file, which are made where it is not there, or was torn by a crash."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return [_Row(**row) for row in json.loads(path.read_text("utf-8"))]
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps([vars(row) for row in make()], ensure_ascii=False), "utf-8")
+    unfinished.replace(path)
+    return _kept(path, make)
 
 
 @dataclass(frozen=True)
@@ -155,18 +155,16 @@ class _Maker:
             return _Row([], [], found.answer, found.confidence, dict(found.probabilities))
         problem = tasks.asked_by(task, example, right_of(example))
         prompt = [(said.role, said.content) for said in problem.prompt]
-        if self.reward is None:
-            if found.answer is None:
-                return _Row(left=[(tasks.NONE, "")])
-            if found.confidence is not None and found.confidence < self.settings.least:
-                return _Row(left=[(tasks.UNSURE, "")])
-            return _Row([[*prompt, ("assistant", found.answer)]])
-        parsed = [task.output.parse(text) for text in found.texts]
-        answers = [one for one in dict.fromkeys(parsed) if one is not None]
-        why = refused(worths(self.reward, [problem] * len(answers), answers), self.settings)
-        kept = [one for one, reason in zip(answers, why, strict=True) if reason is None]
-        left = [(reason, "") for reason in why if reason is not None] + [(tasks.NONE, "")] * parsed.count(None)
-        return _Row([[*prompt, ("assistant", one)] for one in kept], left)
+        answers, left = tasks.whole(task, found)
+        if self.reward is not None:
+            why = refused(worths(self.reward, [problem] * len(answers), answers), self.settings)
+            left += [(reason, "") for reason in why if reason is not None]
+            answers = [one for one, reason in zip(answers, why, strict=True) if reason is None]
+        elif found.confidence is not None and found.confidence < self.settings.least:
+            answers, left = [], [(tasks.UNSURE, "")]
+        else:
+            answers = [one for one in answers if one == found.answer]
+        return _Row([[*prompt, ("assistant", one)] for one in answers], left)
 
 
 def _take(found: Answered, example: Example, row: _Row, settings: AnswerConfig) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from underlay.adapt.answers.config import AnswerConfig
+from underlay.adapt.answers.talking import CUT
 from underlay.adapt.examples import Conversation, Example, Label, Problem
-from underlay.adapt.prompting import Prediction, PromptSettings, Task, answer, unaskable
+from underlay.adapt.prompting import Output, Prediction, PromptSettings, Task, answer, unaskable
 from underlay.adapt.prompting.cases import case_of
 from underlay.errors import UserError
 from underlay.generate import Engine
@@ -63,6 +64,22 @@ def without_answer(example: Example) -> Example | str:
         return replace(example, body=Problem((Message("user", case_of(example).input),)))
     except UserError as error:
         return str(error)
+
+
+def whole(task: Task, found: Prediction) -> tuple[list[str], list[tuple[str, str]]]:
+    """The different answers that texts hold, in their order; and why others hold none, with nothing more to say.
+
+    Where all of a text is the answer, one that was cut off is none.
+    """
+    free = task.output == Output()
+    answers, left = dict[str, None](), []
+    for text, cut in zip(found.texts, found.cut, strict=True):
+        said = task.output.parse(text)
+        if said is None or (cut and free):
+            left.append((NONE if said is None else CUT, ""))
+        else:
+            answers[said] = None
+    return list(answers), left
 
 
 def pair_of(example: Example) -> tuple[str, str | None]:

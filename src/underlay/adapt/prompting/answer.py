@@ -45,6 +45,8 @@ class Prediction:
     """What the model wrote, whole."""
     dropped: int = 0
     """Texts that held no answer."""
+    cut: tuple[bool, ...] = ()
+    """Of each text, whether it was cut off at the most tokens; of direct answers."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,12 @@ def answer(
 
 def unaskable(engine: Engine, task: Task, example: Example, votes: int = 1) -> str | None:
     """Why an example cannot be put to an engine by a task, by itself and without demonstrations; None: it can."""
-    writer = Writer(engine.tokenizer, task)
-    labels = task.output.labels if votes == 1 else ()
-    room = max((len(writer.whole(label)) for label in labels), default=task.decoding.max_tokens)
     try:
-        writer.fitted(task.case(example), [[]], room, engine.context)
+        case = task.case(example)
     except UserError as error:
         return str(error)
-    return None
+    asking = _Asking(engine, task, PromptSettings(votes=votes), ())
+    return None if asking.fits(case) else f"{case.where}: does not fit into the model's context of {engine.context}"
 
 
 def _shots(task: Task, settings: PromptSettings) -> int:
@@ -193,7 +193,8 @@ class _Asking:
             finals = [None if one.final is None else self._task.output.parse(one.final) for one in texts]
             winner, agreement, dropped = vote(finals, same_form(self._task.scored_by))
             confidence = agreement if count > 1 else None
-            predictions.append(Prediction(winner, confidence, {}, tuple(one.text for one in texts), dropped))
+            cut = tuple(one.cut for one in texts)
+            predictions.append(Prediction(winner, confidence, {}, tuple(one.text for one in texts), dropped, cut))
             progress(number, len(counts))
         return Answers(predictions, left_out)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from underlay.adapt.prompting.settings import PromptSettings
 from underlay.adapt.prompting.task import Task
 from underlay.adapt.prompting.writing import Writer
-from underlay.generate import Engine, Request, Sampling
+from underlay.generate import Answer, Engine, Request, Sampling
 
 STEPS = "Let's think step by step."
 SIMPLER = "To answer this, these simpler questions are answered first, one a line:\n-"
@@ -36,6 +36,8 @@ class Said:
     text: str
     final: str | None
     """None: it never came to an answer."""
+    cut: bool = False
+    """Whether it was cut off at the most tokens, where the whole is the answer."""
 
 
 class Reasoner:
@@ -64,8 +66,8 @@ class Reasoner:
 
     def direct(self, asked: Sequence[Asked]) -> list[Said]:
         """Answers at once."""
-        texts = self._write([one.prompt for one in asked], asked, self._final, final=True)
-        return [Said(text, text) for text in texts]
+        found = self._answers([one.prompt for one in asked], asked, self._final, final=True)
+        return [Said(one.text, one.text, one.finish == "length") for one in found]
 
     def reason(self, asked: Sequence[Asked]) -> list[Said]:
         """Answers by the way that the settings name."""
@@ -129,6 +131,16 @@ class Reasoner:
         final: bool = False,
         stop: tuple[str, ...] = (),
     ) -> list[str]:
+        return [answer.text for answer in self._answers(prompts, asked, most, final, stop)]
+
+    def _answers(
+        self,
+        prompts: Sequence[list[int]],
+        asked: Sequence[Asked],
+        most: int,
+        final: bool = False,
+        stop: tuple[str, ...] = (),
+    ) -> list[Answer]:
         requests = [
             Request(
                 prompt,
@@ -139,7 +151,7 @@ class Reasoner:
             )
             for prompt, one in zip(prompts, asked, strict=True)
         ]
-        return [answer.text for answer in self._engine.generate(requests)]
+        return self._engine.generate(requests)
 
 
 def simpler_questions(text: str) -> list[str]:

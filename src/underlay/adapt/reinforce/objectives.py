@@ -14,6 +14,7 @@ from underlay.adapt.reinforce.reading import log_probabilities
 from underlay.adapt.reinforce.rounds import RolloutBatch
 from underlay.models import Batch, Decoder
 from underlay.train import Loss
+from underlay.train.objectives import where_counted
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,12 @@ class Surrogate:
         assert isinstance(model, Decoder)
         assert isinstance(batch, RolloutBatch)
         assert batch.weights is not None
-        even = batch.even.flatten()
-        counted = even.nonzero()[:, 0]
+        counted, even = where_counted(batch.even)
 
         def at(tensor: Tensor) -> Tensor:
             return tensor.flatten()[counted]
 
-        even, weights, old, advantages = even[counted], at(batch.weights), at(batch.old), at(batch.advantages)
+        weights, old, advantages = at(batch.weights) * (even > 0), at(batch.old), at(batch.advantages)
         hidden = model.hidden(batch.tokens, dtype=self.dtype).flatten(0, 1)[counted]
         likely = log_probabilities(model, hidden, at(batch.targets), self.temperature)
         ratio = (likely - old).exp()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from underlay.adapt.reinforce import critic
+from underlay.adapt.reinforce.rounds import evenly
 from underlay.models import Decoder
+from underlay.train.objectives import where_counted
 
 _TOKENS = 1 << 13
 """How many are read at once; never a matter of what is trained at once, so that a run that goes on reads the same."""
@@ -52,14 +54,16 @@ def read(
     has_critic = model.config.task == critic.VALUE
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for rows in _batches(active):
-        time = int(active[rows].any(0).nonzero()[-1]) + 1
-        here = active[rows, :time].to(device)
-        hidden = model.hidden(tokens[rows, :time].to(device), dtype=dtype)[here]
-        wanted = targets[rows, :time].to(device)[here]
-        promised = critic.values(model, hidden) if has_critic else torch.zeros(len(hidden))
+        time = evenly(int(active[rows].any(0).nonzero()[-1]) + 1, active.shape[1])
+        here, weights = where_counted(active[rows, :time].to(device).float())
+        hidden = model.hidden(tokens[rows, :time].to(device), dtype=dtype).flatten(0, 1)[here]
+        wanted = targets[rows, :time].to(device).flatten()[here]
+        promised = critic.values(model, hidden) if has_critic else torch.zeros(len(hidden), device=device)
         likely = log_probabilities(model, hidden, wanted, temperature)
         plain = likely if temperature == 1 else log_probabilities(model, hidden, wanted, 1.0)
-        parts.append((likely, plain, _entropy(model, hidden, temperature), promised))
+        found = (likely, plain, _entropy(model, hidden, temperature), promised)
+        likely, plain, entropy, promised = (one[weights > 0] for one in found)
+        parts.append((likely, plain, entropy, promised))
     likely, plain, entropy, promised = (torch.cat(one).float().cpu() for one in zip(*parts, strict=True))
     return Read(likely, plain, entropy, promised if has_critic else None)
 

@@ -22,6 +22,8 @@ from underlay.models import Batch
 from underlay.models.storage import write_tensors
 
 _FACTS = "facts"
+_EVEN = 32
+"""Rows are padded to multiples of so many tokens: libraries keep what they prepare for each length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,16 @@ class RolloutBatch(Batch):
         return self
 
 
+def evenly(time: int, longest: int) -> int:
+    """So many tokens, or a few more, that few lengths come; `longest` at most."""
+    return min(time + -time % _EVEN, longest)
+
+
 def part(whole: RolloutBatch, first: int, count: int) -> RolloutBatch:
     """Some rows, without the columns that only pad them or are not learned from."""
     rows = slice(first, first + count)
     used = (whole.even[rows] > 0).any(0).nonzero()
-    time = int(used[-1]) + 1 if len(used) else 1
+    time = evenly(int(used[-1]) + 1 if len(used) else 1, whole.tokens.shape[1])
     return replace(whole, **{name: one[rows, :time] for name, one in _tensors(whole)})  # type: ignore[arg-type]
 
 

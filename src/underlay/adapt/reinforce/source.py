@@ -27,7 +27,7 @@ from underlay.adapt.reinforce.figures import figures
 from underlay.adapt.reinforce.player import Player, starting
 from underlay.adapt.reinforce.reading import read
 from underlay.adapt.reinforce.rewards import ByModel, Reward, content, rewards
-from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds, part
+from underlay.adapt.reinforce.rounds import RolloutBatch, Rounds, evenly, part
 from underlay.adapt.starting import of_weights
 from underlay.data.rows import permute
 from underlay.errors import UserError
@@ -69,8 +69,9 @@ class Rollouts:
             raise UserError(f"train.batch_rows {train.batch_rows} is no multiple of group {settings.group}")
         self.problems, self.numbers, left_out = [], [], Counter[str]()
         self._prompts: list[list[int]] = []
+        self._longest = min(context, model.config.context)
         for number, example in enumerate(examples):
-            made = prompt_of(tokenizer, example, min(context, model.config.context) - settings.max_tokens)
+            made = prompt_of(tokenizer, example, self._longest - settings.max_tokens)
             if isinstance(made, str):
                 left_out[made] += 1
                 continue
@@ -134,7 +135,7 @@ class Rollouts:
             raise UserError(
                 "the reward cannot tell what any answer of a step is worth; take another reward, or problems"
             )
-        tokens, targets, active = collate(prompts, answers, self._pad)
+        tokens, targets, active = collate(prompts, answers, self._pad, self._longest)
         with self._clock("reading"):
             said = read(self._model, tokens, targets, active, settings.temperature, self._dtype)
             before = None
@@ -271,10 +272,12 @@ def seed_of(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:answer:{number}".encode()).digest()[:8], "little") >> 1
 
 
-def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Answer], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, targets, and which of them are an answer's; (rows, time) each."""
+def collate(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Answer], pad: int, longest: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, targets, and which of them are an answer's; (rows, time) each, `longest` tokens at most."""
     rows = [torch.tensor([*prompt, *answer.ids]) for prompt, answer in zip(prompts, answers, strict=True)]
-    width = max(map(len, rows)) - 1
+    width = evenly(max(map(len, rows)) - 1, longest)
     tokens = torch.full((len(rows), width), pad)
     targets, active = torch.full_like(tokens, pad), torch.zeros(len(rows), width, dtype=torch.bool)
     for place, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
