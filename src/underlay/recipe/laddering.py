@@ -140,7 +140,7 @@ def _learn(
     elif rung == "distilled":
         settings["objective"] = "distil"
     if not labels and not Tokenizer.load(base.folder).converses:
-        settings["template"] = "chatml"
+        settings["template"] = "alpaca"  # which any tokenizer can write
     if teacher is not None:
         settings |= {"teacher": teacher.reference, "blocks": max(load_config(base.folder).depth // 2, 1)}
     settings["train"] = {"passes": _PASSES[rung]}
