@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
+from adapting_world import Silent, small_library
 from torch import nn
 from typer.testing import CliRunner
 
@@ -24,48 +25,23 @@ from underlay.models.adapter import changed
 from underlay.models.bert import BertConfig
 from underlay.models.growing import begun
 from underlay.models.storage import load_decoder, load_model
-from underlay.recipe import read_recipe, run_recipe
+from underlay.recipe import run_recipe
 from underlay.recipe.recipe import make_recipe
 from underlay.text import Tokenizer, train_tokenizer
 
-SMALL = Path(__file__).parents[2] / "recipes" / "small.yaml"
 TRAIN = {"steps": 6, "context": 128, "batch_rows": 4, "micro_rows": 2, "compile": False, "precision": "float32"}
 TOKENS = ["<think>", "</think>"]
-
-
-class Silent:
-    def __init__(self, stops_at: int | None = None) -> None:
-        self.stops_at = stops_at
-        self.lines: list[str] = []
-
-    def started(self, stage: str, number: int, of: int) -> None: ...
-    def moved(self, done: float, total: float | None, **facts: float | str) -> None:
-        if self.stops_at is not None and done >= self.stops_at:
-            raise KeyboardInterrupt
-
-    def said(self, line: str) -> None:
-        self.lines.append(line)
-
-    def ended(self, artifact: object, reused: bool) -> None: ...
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     folder = tmp_path_factory.mktemp("tokens")
-    shelf = Library(folder / "library")
-    run_recipe(read_recipe(SMALL, ("pretrain.train.steps=3",)), shelf, Silent(), until="pretrain")
     thought = "<think>{n} it is</think>It is {n}."
     rows = {
         "chats": [{"instruction": f"Say {n}.", "input": "", "output": thought.format(n=n)} for n in range(16)],
         "labels": [{"text": f"<think> number {n}", "label": "odd" if n % 2 else "even"} for n in range(16)],
     }
-    for name, told in rows.items():
-        path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in told))
-        run_recipe(
-            make_recipe({"name": name, "stages": {"examples": {"source": [str(path)]}}}, "test"), shelf, Silent()
-        )
-    return shelf
+    return small_library(folder, rows)
 
 
 def adapted(

@@ -1,17 +1,16 @@
 """Robustness as a stage: what it makes, measures, resumes and refuses."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from adapting_world import Silent, small_library
 
 from underlay.errors import UserError
 from underlay.library import Artifact, Library
-from underlay.recipe import read_recipe, run_recipe
+from underlay.recipe import run_recipe
 from underlay.recipe.recipe import make_recipe
 
-SMALL = Path(__file__).parents[2] / "recipes" / "small.yaml"
 TRAIN = {"steps": 4, "context": 128, "batch_rows": 4, "micro_rows": 2, "compile": False, "precision": "float32"}
 ROWS: dict[str, list[dict[str, Any]]] = {
     "conversation": [{"instruction": f"Say {n}.", "input": "", "output": f"It is {n}."} for n in range(12)],
@@ -21,30 +20,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-class Silent:
-    def __init__(self, stops_at: int | None = None) -> None:
-        self.stops_at = stops_at
-
-    def started(self, stage: str, number: int, of: int) -> None: ...
-    def moved(self, done: float, total: float | None, **facts: float | str) -> None:
-        if self.stops_at is not None and done >= self.stops_at:
-            raise KeyboardInterrupt
-
-    def said(self, line: str) -> None: ...
-    def ended(self, artifact: object, reused: bool) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     folder = tmp_path_factory.mktemp("robust")
-    shelf = Library(folder / "library")
-    run_recipe(read_recipe(SMALL, ("pretrain.train.steps=3",)), shelf, Silent(), until="pretrain")
-    for form, rows in ROWS.items():
-        path = folder / f"{form}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        recipe = make_recipe({"name": form, "stages": {"examples": {"source": [str(path)]}}}, "test")
-        run_recipe(recipe, shelf, Silent())
-    return shelf
+    return small_library(folder, ROWS)
 
 
 def adapted(library: Library, form: str, listener: Silent | None = None, **settings: Any) -> Artifact:

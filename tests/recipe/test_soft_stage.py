@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapting_world import Silent, small_library
 from typer.testing import CliRunner
 
 from underlay.adapt.prompting.engine import PromptedEngine
@@ -27,35 +28,14 @@ TRAIN = {"steps": 6, "context": 128, "batch_rows": 4, "micro_rows": 2, "compile"
 SOFT = {"tokens": 5, "words": "def number"}
 
 
-class Silent:
-    def __init__(self, stops_at: int | None = None) -> None:
-        self.stops_at = stops_at
-
-    def started(self, stage: str, number: int, of: int) -> None: ...
-    def moved(self, done: float, total: float | None, **facts: float | str) -> None:
-        if self.stops_at is not None and done >= self.stops_at:
-            raise KeyboardInterrupt
-
-    def said(self, line: str) -> None: ...
-    def ended(self, artifact: object, reused: bool) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     folder = tmp_path_factory.mktemp("soft")
-    shelf = Library(folder / "library")
-    run_recipe(read_recipe(SMALL, ("pretrain.train.steps=3",)), shelf, Silent(), until="pretrain")
     rows = {
         "chats": [{"instruction": f"Say {n}.", "input": "", "output": f"It is {n}."} for n in range(16)],
         "labels": [{"text": f"number {n}", "label": "odd" if n % 2 else "even"} for n in range(16)],
     }
-    for name, told in rows.items():
-        path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in told))
-        run_recipe(
-            make_recipe({"name": name, "stages": {"examples": {"source": [str(path)]}}}, "test"), shelf, Silent()
-        )
-    return shelf
+    return small_library(folder, rows)
 
 
 def adapted(

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from underlay.cli.common import JsonOption, LibraryOption, ModelArgument, console, open_library, print_json
+from underlay.cli.examples import examples_named
 from underlay.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,7 +93,6 @@ def adapt(
 
     from underlay.cli.display import Display
     from underlay.recipe.adapting import adapt_recipe
-    from underlay.recipe.recipe import make_recipe
     from underlay.recipe.run import run_recipe
     from underlay.train.world import joined
 
@@ -119,17 +119,8 @@ def adapt(
     length = [f"adapt.train.steps={steps}"] if steps else [f"adapt.train.passes={passes}"] if passes else []
     called = name or f"{base.manifest.name}-{stem(data[0])}"
     with joined() as world, Display(console(stderr=json_) if world.leads else Console(quiet=True)) as display:
-
-        def artifact(option: str, files: list[str], called: str) -> "Artifact":
-            if any(one.startswith("examples:") for one in files):
-                if len(files) > 1:
-                    raise UserError(f"{option} {files[0]}: name either files, or examples of the library, one of them")
-                return shelf.find(files[0], "examples")
-            read = make_recipe({"name": called, "stages": {"examples": {"source": files}}}, option)
-            return run_recipe(read, shelf, display, world=world)["examples"]
-
-        learned = artifact("--data", data, called)
-        measured = artifact("--heldout", heldout, f"{called}-heldout") if heldout else None
+        learned = examples_named("--data", data, called, shelf, display, world)
+        measured = examples_named("--heldout", heldout, f"{called}-heldout", shelf, display, world) if heldout else None
         recipe = adapt_recipe(base, learned, measured, settings, called, [*length, *(set_ or ())])
         made = run_recipe(recipe, shelf, display, world=world)["adapt"]
     if not world.leads:

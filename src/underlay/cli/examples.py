@@ -11,7 +11,9 @@ from underlay.errors import UserError
 if TYPE_CHECKING:
     from underlay.adapt.doctor import Diagnosis
     from underlay.adapt.examples import Example
-    from underlay.library import Library
+    from underlay.cli.display import Display
+    from underlay.library import Artifact, Library
+    from underlay.train.world import World
 
 FormOption = Annotated[
     Literal["conversation", "preference", "judgement", "problem", "label", "tags", "question", "similar"] | None,
@@ -125,6 +127,26 @@ def doctor(
     else:
         show_diagnosis(console(), found)
     found.require_sound()
+
+
+def examples_named(
+    option: str,
+    given: list[str],
+    called: str,
+    shelf: "Library",
+    display: "Display",
+    world: "World | None" = None,
+) -> "Artifact":
+    """Examples of the library where one is named, else those that are read from files. Raises UserError where both."""
+    from underlay.recipe.recipe import make_recipe
+    from underlay.recipe.run import run_recipe
+
+    if any(one.startswith("examples:") for one in given):
+        if len(given) > 1:
+            raise UserError(f"{option} {given[0]}: name either files, or examples of the library, one of them")
+        return shelf.find(given[0], "examples")
+    read = make_recipe({"name": called, "stages": {"examples": {"source": given}}}, option)
+    return run_recipe(read, shelf, display, world=world)["examples"]
 
 
 def given_files(

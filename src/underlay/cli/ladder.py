@@ -6,9 +6,11 @@ import typer
 from rich.table import Table
 
 from underlay.cli.common import JsonOption, LibraryOption, console, duration, open_library, print_json
+from underlay.cli.examples import examples_named
 from underlay.errors import UserError
 
 if TYPE_CHECKING:
+    from underlay.adapt.examples import ExamplesConfig
     from underlay.library import Artifact
 
 
@@ -70,14 +72,12 @@ def ladder(
     called = name or f"{asked.name}-ladder"
     with Display(console(stderr=json_)) as display:
 
-        def artifact(option: str, files: list[str] | None, of_task: object, called: str) -> "Artifact":
-            if files and any(one.startswith("examples:") for one in files):
-                if len(files) > 1:
-                    raise UserError(f"{option} {files[0]}: name either files, or examples of the library, one of them")
-                return shelf.find(files[0], "examples")
-            if not files and of_task is None:
+        def artifact(option: str, files: list[str] | None, of_task: "ExamplesConfig | None", called: str) -> "Artifact":
+            if files:
+                return examples_named(option, files, called, shelf, display)
+            if of_task is None:
                 raise UserError(f"{option}: the task {asked.name} names no files; give some")
-            stage = {"source": files} if files else of_task.model_dump(exclude_unset=True)  # type: ignore[attr-defined]
+            stage = of_task.model_dump(exclude_unset=True)
             read = make_recipe({"name": called, "stages": {"examples": stage}}, option)
             return run_recipe(read, shelf, display)["examples"]
 
